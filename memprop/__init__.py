@@ -1,0 +1,67 @@
+"""memprop trains memristive spiking networks as circuits.
+
+The public names are listed in ``_PUBLIC`` and load when first used, so that ``import memprop`` and ``memprop --help`` take no
+time for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memprop.circuit.cell import Cell, load_cell
+    from memprop.circuit.elaborate import elaborate
+    from memprop.circuit.network import Network, Population, Projection
+    from memprop.conductance.pair import ConductanceRange
+    from memprop.data.encode import AlphaEncoder
+    from memprop.data.sets import Images, load
+    from memprop.deck.ngspice import make_deck
+    from memprop.export.bundle import load_bundle
+    from memprop.flow.loop import Comparison, compare, export_bundle, provenance, summarise, twin_accuracy
+    from memprop.flow.simulate import SpiceSettings, simulate_images, test_order
+    from memprop.learn.bptt import BPTTConfig, accuracy, evaluate, fit
+    from memprop.spice.engine import make_engine
+    from memprop.spice.pool import run_many
+    from memprop.twin.crossbar import Crossbar
+    from memprop.twin.mif import MIF
+    from memprop.twin.network import Twin, from_network
+
+_PUBLIC = {
+    "circuit.cell": ("Cell", "load_cell"),
+    "circuit.elaborate": ("elaborate",),
+    "circuit.network": ("Network", "Population", "Projection"),
+    "conductance.pair": ("ConductanceRange",),
+    "data.encode": ("AlphaEncoder",),
+    "data.sets": ("Images", "load"),
+    "deck.ngspice": ("make_deck",),
+    "export.bundle": ("load_bundle",),
+    "flow.loop": ("Comparison", "compare", "export_bundle", "provenance", "summarise", "twin_accuracy"),
+    "flow.simulate": ("SpiceSettings", "simulate_images", "test_order"),
+    "learn.bptt": ("BPTTConfig", "accuracy", "evaluate", "fit"),
+    "spice.engine": ("make_engine",),
+    "spice.pool": ("run_many",),
+    "twin.crossbar": ("Crossbar",),
+    "twin.mif": ("MIF",),
+    "twin.network": ("Twin", "from_network"),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [
+    "MIF", "AlphaEncoder", "BPTTConfig", "Cell", "Comparison", "ConductanceRange", "Crossbar", "Images", "Network", "Population",
+    "Projection", "SpiceSettings", "Twin", "accuracy", "compare", "elaborate", "evaluate", "export_bundle", "fit",
+    "from_network", "load", "load_bundle", "load_cell", "make_deck", "make_engine", "provenance", "run_many",
+    "simulate_images", "summarise", "test_order", "twin_accuracy",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f"memprop.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'memprop' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

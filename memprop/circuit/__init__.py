@@ -1,0 +1,1 @@
+"""Cells, networks as graphs, and their elaboration into PySpice circuits."""

@@ -1,0 +1,182 @@
+"""Cells: a subcircuit and its card. A user's own PySpice ``SubCircuit`` is taken wherever a shipped cell is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field
+from PySpice.Spice.Netlist import SubCircuit
+
+from memprop.device.card import Parameter, Strict, merge, read_card
+from memprop.errors import InputError
+from memprop.files import shipped
+
+PORTS = {"neuron": ("mem", "e1", "e2", "ref"), "synapse": ("rp", "rn", "col")}
+"""Ports of each kind of cell, in order."""
+
+
+class Supply(Strict):
+    """A constant supply rail."""
+
+    voltage: float
+    description: str
+
+
+class State(Strict):
+    """An internal node that holds a state."""
+
+    unit: str
+    description: str
+
+
+class Stimulus(Strict):
+    """The stimulus that characterises the cell."""
+
+    description: str
+    ipk: Parameter
+    ta: Parameter
+
+
+class Limit(Strict):
+    """A range of validity."""
+
+    at_least: float
+    at_most: float
+    unit: str
+    description: str
+
+
+class CellCard(Strict):
+    """Card of a cell in ``circuits/``."""
+
+    name: str
+    description: str
+    sources: tuple[str, ...]
+    kind: Literal["neuron", "synapse"]
+    ports: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    twin: str | None = None
+    supplies: dict[str, Supply] = Field(default_factory=dict)
+    states: dict[str, State] = Field(default_factory=dict)
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    stimulus: Stimulus | None = None
+    limits: dict[str, Limit] = Field(default_factory=dict)
+
+
+class TextSubCircuit(SubCircuit):
+    """A PySpice subcircuit whose body is the text of a file, comments included."""
+
+    def __init__(self, text: str, source: str) -> None:
+        joined = re.sub(r"\n\+\s*", " ", text)
+        heads = re.findall(r"^\.subckt\s+(.+)$", joined, flags=re.MULTILINE | re.IGNORECASE)
+        if len(heads) != 1 or not re.search(r"^\.ends", text, flags=re.MULTILINE | re.IGNORECASE):
+            raise InputError(f"{source} holds {len(heads)} complete .subckt blocks; a cell file needs exactly one.")
+        words = re.sub(r"\bparams:", " ", heads[0], flags=re.IGNORECASE).split()
+        nodes = [word for word in words[1:] if "=" not in word]
+        defaults = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        super().__init__(words[0], *nodes, **defaults)
+        self.text = text if text.endswith("\n") else text + "\n"
+
+    def __str__(self) -> str:
+        """Return the text of the file."""
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A subcircuit with its card."""
+
+    card: CellCard
+    subcircuit: SubCircuit
+
+    @property
+    def name(self) -> str:
+        """Name of the subcircuit."""
+        return str(self.subcircuit.name).lower()
+
+    @property
+    def text(self) -> str:
+        """Netlist of the subcircuit."""
+        return str(self.subcircuit)
+
+    def values(self, size: int, changes: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        """Return the parameters of ``size`` instances: numbers, or float64 arrays ``[size]`` where they differ.
+
+        Raises
+        ------
+        InputError: a name is unknown, a value out of range, or an array does not have one value per instance.
+        """
+        arrays = {name: np.asarray(value, dtype=np.float64) for name, value in changes.items()}
+        for name, array in arrays.items():
+            if array.shape not in ((), (size,)):
+                raise InputError(
+                    f"parameter {self.name}.{name} has shape {array.shape}; {size} cells need one value or [{size}]. Correct it."
+                )
+        base = {name: parameter.default for name, parameter in self.card.parameters.items()}
+        merged = merge(self.name, self.card.parameters, base, arrays)
+        return {name: float(value) if np.ndim(value) == 0 else value for name, value in merged.items()}
+
+
+def load_cell(name: str, folder: Path | None = None) -> Cell:
+    """Return the cell in ``circuits/<name>`` of memprop, or of ``folder``.
+
+    Raises
+    ------
+    InputError: no such cell, or card and subcircuit disagree.
+    """
+    home = (folder or shipped("circuits")) / name
+    card = read_card(home / "cell.toml", CellCard)
+    path = home / "cell.cir"
+    if not path.is_file():
+        raise InputError(f"cell '{name}' has no file {path}. Put the subcircuit there.")
+    return _checked(Cell(card, TextSubCircuit(path.read_text(encoding="utf-8"), str(path))))
+
+
+def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], like: str) -> Cell:
+    """Return ``cell`` as a Cell: a name is loaded, a user's PySpice SubCircuit gets the card of the shipped cell ``like``.
+
+    The subcircuit must have the ports of its kind, in order: a neuron ``mem e1 e2 ref``, a synapse ``rp rn col`` with
+    parameters ``gp`` and ``gm`` in S. Its twin is unknown unless the card names one.
+
+    Raises
+    ------
+    InputError: the ports or parameters do not fit.
+    """
+    if isinstance(cell, str):
+        cell = load_cell(cell)
+    elif isinstance(cell, SubCircuit):
+        base = load_cell(like).card
+        names = {str(name).lower() for name in cell.parameters}
+        known = {name: parameter for name, parameter in base.parameters.items() if name in names}
+        update = {
+            "name": str(cell.name).lower(),
+            "parameters": known,
+            "twin": None,
+            "states": {},
+            "models": base.models,
+        }
+        cell = Cell(base.model_copy(update=update), cell)
+    if cell.card.kind != kind:
+        raise InputError(f"cell '{cell.name}' is a {cell.card.kind}, where a {kind} is needed. Give a {kind}.")
+    return _checked(cell)
+
+
+def _checked(cell: Cell) -> Cell:
+    ports = tuple(str(node).lower() for node in cell.subcircuit.external_nodes)
+    expected = PORTS[cell.card.kind]
+    if ports != expected or cell.card.ports != expected:
+        raise InputError(
+            f"cell '{cell.name}' has ports {' '.join(ports)} and its card {' '.join(cell.card.ports)}; "
+            f"a {cell.card.kind} needs {' '.join(expected)}, in this order. Rename or reorder them."
+        )
+    names = {str(name).lower() for name in cell.subcircuit.parameters}
+    missing = (set(cell.card.parameters) | ({"gp", "gm"} if cell.card.kind == "synapse" else set())) - names
+    if missing:
+        raise InputError(f"subcircuit '{cell.name}' lacks parameter {', '.join(sorted(missing))} of its card. Add it.")
+    return cell

@@ -1,0 +1,144 @@
+"""A network as a graph: populations of cells and projections of conductance pairs between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from memprop.circuit.cell import Cell, load_cell
+from memprop.conductance.pair import Array, ConductanceRange, check_pair
+from memprop.errors import InputError
+
+INPUT = "x0"
+"""Name of the input rows, as if they were a population."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Equal neurons with their own parameters."""
+
+    name: str
+    size: int
+    cell: Cell
+    parameters: Mapping[str, float | Array]
+    """Cell parameters in SI units, one value or one per neuron."""
+    rest: tuple[float, ...]
+    """Membrane in V at zero input, per neuron; rows carry the membrane relative to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A crossbar from the rows of ``pre`` to the columns of ``post``."""
+
+    pre: str
+    post: str
+    g_plus: Array
+    """Conductances in S from the + rows, ``[row, column]``."""
+    g_minus: Array
+    """Conductances in S from the - rows, ``[row, column]``."""
+
+    @property
+    def name(self) -> str:
+        """Name used in netlists, e.g. ``x0_x1``."""
+        return f"{self.pre}_{self.post}"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of populations and projections, checked when made.
+
+    Raises
+    ------
+    InputError: names are not netlist names or not unique, a projection refers to an unknown population, shapes do not fit, or
+    a conductance is outside of the window.
+    """
+
+    name: str
+    inputs: int
+    populations: tuple[Population, ...]
+    projections: tuple[Projection, ...]
+    window: ConductanceRange
+    synapse: Cell = field(default_factory=lambda: load_cell("rram_pair"))
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        sizes = {INPUT: self.inputs}
+        for population in self.populations:
+            check_name(population.name)
+            if population.name in sizes or len(population.rest) != population.size:
+                raise InputError(
+                    f"population '{population.name}' is there twice, or has not one rest voltage per neuron."
+                )
+            sizes[population.name] = population.size
+        seen: set[str] = set()
+        for projection in self.projections:
+            where = f"network {self.name}, projection {projection.name}"
+            if projection.pre not in sizes or projection.post not in sizes or projection.post == INPUT:
+                raise InputError(f"{where}: unknown end. Populations are {', '.join(sizes)}; {INPUT} has no columns.")
+            shape = (sizes[projection.pre], sizes[projection.post])
+            if projection.g_plus.shape != shape or projection.name in seen:
+                raise InputError(
+                    f"{where}: shape {projection.g_plus.shape} is not {shape} [row, column], or it is there twice."
+                )
+            seen.add(projection.name)
+            check_pair(projection.g_plus, projection.g_minus, self.window, f"{self.name}/{projection.name}")
+
+    def population(self, name: str) -> Population:
+        """Return the population called ``name``."""
+        for population in self.populations:
+            if population.name == name:
+                return population
+        raise InputError(
+            f"network {self.name} has no population '{name}'. Known: {', '.join(p.name for p in self.populations)}."
+        )
+
+    @property
+    def cells(self) -> int:
+        """Number of RRAM cells, two per pair."""
+        return sum(2 * projection.g_plus.size for projection in self.projections)
+
+    @property
+    def output(self) -> Population:
+        """The population that is read out: the last one."""
+        return self.populations[-1]
+
+    def with_conductances(self, pairs: Mapping[str, tuple[Array, Array]]) -> Network:
+        """Return the network with other conductances, by projection name."""
+        unknown = set(pairs) - {projection.name for projection in self.projections}
+        if unknown:
+            raise InputError(f"network {self.name} has no projection {', '.join(sorted(unknown))}.")
+        projections = tuple(
+            replace(p, g_plus=pairs[p.name][0], g_minus=pairs[p.name][1]) if p.name in pairs else p
+            for p in self.projections
+        )
+        return replace(self, projections=projections)
+
+    def check_chain(self) -> None:
+        """Raise InputError unless the network is a feed-forward chain x0 -> x1 -> ..."""
+        names = [INPUT, *(population.name for population in self.populations)]
+        if [(p.pre, p.post) for p in self.projections] != list(pairwise(names)):
+            raise InputError(
+                f"network {self.name} is no feed-forward chain; the twin of a general graph is not there yet."
+            )
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless ``name`` is safe in every dialect: a lower-case letter, then letters, digits, underscores."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
+        raise InputError(
+            f"name '{name}' is no netlist name: use a lower-case letter, then letters, digits or _, at most 63."
+        )
+
+
+def population_of(
+    name: str, size: int, cell: Cell, parameters: Mapping[str, ArrayLike], rest: float | tuple[float, ...]
+) -> Population:
+    """Return a population with checked parameters; ``rest`` in V is one value or one per neuron."""
+    values = cell.values(size, parameters)
+    level = tuple(float(v) for v in np.broadcast_to(np.asarray(rest, dtype=np.float64), size))
+    return Population(name, size, cell, values, level)

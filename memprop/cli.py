@@ -1,0 +1,151 @@
+"""The command line: thin, every command is a function of the library with a progress bar."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from memprop.errors import MempropError
+
+app = typer.Typer(
+    help="Train memristive spiking networks as circuits: netlist to gradient to netlist, confirmed by ngspice.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+console = Console()
+
+Bundle = Annotated[Path, typer.Argument(help="Folder of a bundle, e.g. netlists/digits_mif.")]
+EngineName = Annotated[str, typer.Option(help="ngspice or ngspice-shared.")]
+Workers = Annotated[int | None, typer.Option(help="Simulations at a time; default one per core.", min=1)]
+Images = Annotated[int, typer.Option(help="Test images to simulate in SPICE.", min=1)]
+Timeout = Annotated[float, typer.Option(help="Seconds allowed per simulation.", min=1.0)]
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(help="mnist, fashion or digits.")] = "mnist",
+    hidden: Annotated[list[int] | None, typer.Option(help="Neurons of a hidden population; repeat for more.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and shifts.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Name of network and bundle.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<name>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>.")] = None,
+    images: Images = 300,
+    full_images: Annotated[int, typer.Option(help="Images simulated with every RRAM cell a resistor.", min=0)] = 2,
+    engine: EngineName = "ngspice",
+    workers: Workers = None,
+    timeout_s: Timeout = 1800.0,
+) -> None:
+    """Train on the twin, write the conductances into a netlist, simulate it, export the bundle. Interrupt and resume freely."""
+    from memprop.flow.commands import train_loop  # noqa: PLC0415 - torch takes seconds, and --help must not
+    from memprop.flow.settings import PRESETS  # noqa: PLC0415
+
+    if dataset not in PRESETS:
+        raise typer.BadParameter(f"unknown data set '{dataset}'. Known: {', '.join(PRESETS)}.")
+    base = PRESETS[dataset]
+    learning = replace(base.learning, seed=seed, epochs=epochs if epochs is not None else base.learning.epochs)
+    settings = replace(base, name=name or base.name, hidden=tuple(hidden) if hidden else base.hidden, learning=learning)
+    train_loop(
+        settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,
+        images=images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,
+    )  # fmt: skip
+
+
+@app.command()
+def simulate(
+    bundle: Bundle,
+    images: Images = 100,
+    form: Annotated[str, typer.Option(help="reduced or full.")] = "reduced",
+    engine: EngineName = "ngspice",
+    workers: Workers = None,
+    timeout_s: Timeout = 1800.0,
+    out: Annotated[Path | None, typer.Option(help="Folder of results and cache; default runs/<name>/spice.")] = None,
+) -> None:
+    """Simulate test images of a bundle in SPICE and compare with the twin. Finished images are kept; more can be added."""
+    from memprop.flow.commands import simulate_bundle  # noqa: PLC0415
+
+    simulate_bundle(
+        bundle, console, images=images, form=form, engine_name=engine, workers=workers, timeout_s=timeout_s, out=out
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder that `memprop train` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>.")] = None,
+    images: Annotated[int, typer.Option(help="Stored images with a testbench each.", min=1)] = 2,
+    engine: EngineName = "ngspice",
+    full: Annotated[bool, typer.Option(help="Also a testbench with every cell a resistor.")] = True,
+    timeout_s: Timeout = 1800.0,
+) -> None:
+    """Export the bundle of a trained run, also of one that was interrupted: the best epoch counts."""
+    from memprop.flow.commands import export_run  # noqa: PLC0415
+
+    export_run(run, out, console, images=images, engine_name=engine, full=full, timeout_s=timeout_s)
+
+
+@app.command()
+def replay(
+    bundle: Bundle,
+    form: Annotated[str, typer.Option(help="reduced, full or both.")] = "both",
+    edited: Annotated[bool, typer.Option("--edited", help="Replay although files differ from the manifest.")] = False,
+    timeout_s: Timeout = 1800.0,
+) -> None:
+    """Run the testbenches of a bundle in plain ngspice and print pass or fail per check; exit status 1 on a failure."""
+    from memprop.flow.commands import replay_bundle  # noqa: PLC0415
+
+    if not replay_bundle(bundle, console, form=form, edited=edited, timeout_s=timeout_s):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    bundle: Bundle = Path("netlists/digits_mif"),
+    conductances: Annotated[int, typer.Option(help="Conductances per crossbar whose gradient is checked.", min=1)] = 12,
+) -> None:
+    """Print the proofs: check tables of the cell in twin and ngspice, gradient against finite differences in ngspice."""
+    from memprop.flow.commands import verify_bundle  # noqa: PLC0415
+
+    if not verify_bundle(bundle, console, conductances=conductances):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what each engine can do, what is missing and how to get it; exit status 1 if something is needed."""
+    from memprop.flow.doctor import examine  # noqa: PLC0415
+
+    table, fine = Table("what", "", "detail", title="memprop doctor", title_justify="left"), True
+    for finding in examine():
+        table.add_row(finding.what, "ok" if finding.good else "MISSING" if finding.needed else "-", finding.detail)
+        fine &= finding.good or not finding.needed
+    console.print(table)
+    if not fine:
+        raise typer.Exit(1)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C; typer would turn KeyboardInterrupt into a bare 'Aborted'."""
+
+
+def _interrupt(_signum: int, _frame: object) -> None:
+    raise _Interrupted
+
+
+def main() -> None:
+    """Run the command line; memprop's own errors are printed as one sentence, not as a traceback."""
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app()
+    except MempropError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except _Interrupted:
+        Console(stderr=True).print("interrupted; finished work is kept, the same command goes on from there.")
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Signed weight <-> conductance pair."""

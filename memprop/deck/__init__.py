@@ -1,0 +1,1 @@
+"""Circuit -> deck text and back, one file per dialect."""

@@ -1,0 +1,1 @@
+"""Devices: cards with ranges and presets, and the equations in torch."""

@@ -1,0 +1,124 @@
+"""Cards: what a device or a cell declares about itself in TOML, checked when read."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from memprop.errors import InputError
+from memprop.files import shipped
+
+Card = TypeVar("Card", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of all cards: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parameter(Strict):
+    """One parameter of a device or cell: default, unit, range and meaning."""
+
+    default: float
+    unit: str
+    description: str
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def check(self, name: str, value: float | NDArray[np.float64]) -> None:
+        """Raise InputError unless every element of ``value`` is finite and in range."""
+        array = np.asarray(value, dtype=np.float64)
+        wrong = ~np.isfinite(array)
+        if self.above is not None:
+            wrong |= ~(array > self.above)
+        if self.at_least is not None:
+            wrong |= ~(array >= self.at_least)
+        if self.at_most is not None:
+            wrong |= ~(array <= self.at_most)
+        if wrong.any():
+            bad = float(np.atleast_1d(array)[np.atleast_1d(wrong)][0])
+            raise InputError(f"parameter {name} = {bad!r} {self.unit} is not {self.range_text()}. Correct the value.")
+
+    def range_text(self) -> str:
+        """Return the range in words."""
+        parts = ["finite"]
+        parts += [f"above {self.above!r}"] if self.above is not None else []
+        parts += [f"at least {self.at_least!r}"] if self.at_least is not None else []
+        parts += [f"at most {self.at_most!r}"] if self.at_most is not None else []
+        return ", ".join(parts) + (f" {self.unit}" if self.unit and len(parts) > 1 else "")
+
+
+class Preset(Strict):
+    """Named parameter values and the paper they come from."""
+
+    source: str
+    values: dict[str, float]
+
+
+class DeviceCard(Strict):
+    """Card of a device model in ``models/``."""
+
+    name: str
+    description: str
+    sources: tuple[str, ...]
+    ports: tuple[str, ...]
+    states: tuple[str, ...]
+    parameters: dict[str, Parameter]
+    presets: dict[str, Preset]
+
+    def values(self, preset: str | None = None, **changes: float) -> dict[str, float]:
+        """Return all parameter values: defaults, then ``preset``, then ``changes``, checked against their ranges."""
+        if preset is not None and preset not in self.presets:
+            raise InputError(f"device {self.name} has no preset '{preset}'. Known: {', '.join(self.presets)}.")
+        base = {name: parameter.default for name, parameter in self.parameters.items()}
+        return merge(self.name, self.parameters, base, {**(self.presets[preset].values if preset else {}), **changes})
+
+
+def merge(
+    owner: str, parameters: Mapping[str, Parameter], base: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return ``base`` with ``changes``; raise InputError for an unknown name or a value out of range."""
+    for name, value in changes.items():
+        if name not in parameters:
+            raise InputError(f"{owner} has no parameter '{name}'. Known: {', '.join(parameters)}.")
+        parameters[name].check(f"{owner}.{name}", value)
+    return {**base, **changes}
+
+
+def read_card(path: Path, kind: type[Card]) -> Card:
+    """Read a TOML card.
+
+    Raises
+    ------
+    InputError: the file is missing, is no TOML, or does not fit the card; the message names file and field.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"card {path} is not there. Known names are the folders beside it.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"card {path} is no valid TOML: {error}. Correct the file.") from error
+    try:
+        card = kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"card {path}: field {where}: {first['msg']}. Correct the card.") from error
+    for name, parameter in getattr(card, "parameters", {}).items():
+        if not math.isnan(parameter.default):
+            parameter.check(f"{path.name}:{name}", parameter.default)
+    return card
+
+
+def load_device(name: str, folder: Path | None = None) -> DeviceCard:
+    """Return the card ``<name>.toml`` of the shipped models or of ``folder``."""
+    return read_card((folder or shipped("models")) / f"{name}.toml", DeviceCard)

@@ -1,0 +1,258 @@
+"""Bundles: a trained network as netlists a designer can run without memprop, and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memprop.circuit.cell import Cell, TextSubCircuit, load_cell
+from memprop.circuit.elaborate import FORMS, Elaborated, Form, elaborate
+from memprop.circuit.network import Network, Population, Projection
+from memprop.circuit.stimulus import Stimulus
+from memprop.conductance.pair import Array, ConductanceRange
+from memprop.data.encode import AlphaEncoder
+from memprop.deck.conductances import read_conductances
+from memprop.deck.deck import Deck
+from memprop.deck.ngspice import make_deck, model_files, section_text
+from memprop.errors import BundleError, InputError
+from memprop.export.manifest import (
+    FORMAT,
+    MANIFEST,
+    Check,
+    EncoderRecord,
+    Manifest,
+    PopulationRecord,
+    ProjectionRecord,
+    Testbench,
+    check_files,
+    read_manifest,
+)
+from memprop.export.readme import readme_text
+from memprop.export.testbench import make_checks, testbench_text
+from memprop.files import ensure_folder, sha256, shipped, write_atomic, write_json
+
+CONDUCTANCES = "conductances.inc"
+RMS_LIMIT = 0.1e-3
+"""Allowed rms deviation of a replayed waveform, in V."""
+PEAK_LIMIT = 2e-3
+"""Allowed deviation of a replayed waveform at any time, in V; spikes rise by tens of mV per us."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image that goes into the bundle, with what ngspice said of it in one form."""
+
+    index: int
+    """Index in the test set."""
+    label: int
+    stimulus: Stimulus
+    form: Form
+    time: Array
+    """Time in s, ``[points]``."""
+    outputs: Mapping[str, Array]
+    """Output membranes in V by node name, ``[points]``."""
+    rails: Mapping[str, Array]
+    """Currents in A by supply source, ``[points]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a bundle comes from."""
+
+    dataset: str
+    seed: int
+    dt: float
+    max_step: float
+    classes: int
+    versions: Mapping[str, str]
+    measured: Mapping[str, Any]
+
+
+def write_bundle(
+    folder: Path, network: Network, encoder: AlphaEncoder, images: Sequence[StoredImage], provenance: Provenance
+) -> Manifest:
+    """Write the bundle of ``network`` into ``folder``; files of an earlier bundle there are replaced.
+
+    Raises
+    ------
+    InputError: no image is given.
+    OutputError: the folder cannot be written.
+    BundleError: the folder holds something that is no bundle.
+    """
+    if not images:
+        raise InputError("a bundle needs at least one stored image for its testbench. Give one.")
+    _clear(folder)
+    files = _netlists(network, images[0].stimulus)
+    testbenches = []
+    for image in images:
+        more, testbench = _testbench(network, image, provenance.max_step)
+        files |= more
+        testbenches.append(testbench)
+    files["README.md"] = readme_text(network, testbenches, provenance.measured, provenance.versions)
+    for name, text in files.items():
+        write_atomic(folder / name, text)
+    manifest = _manifest(
+        network, encoder, testbenches, provenance, {name: sha256(text) for name, text in sorted(files.items())}
+    )
+    write_json(folder / MANIFEST, manifest.model_dump())
+    return manifest
+
+
+def _clear(folder: Path) -> None:
+    """Make room for a new bundle; never touch a folder that is something else."""
+    ensure_folder(folder)
+    if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise BundleError(
+            f"folder {folder} is not empty and no bundle. Give an empty folder, or the one of an earlier bundle."
+        )
+    for name in ("models", "expected"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in (*folder.glob("*.inc"), *folder.glob("testbench_*")):
+        path.unlink()
+
+
+def _netlists(network: Network, stimulus: Stimulus) -> dict[str, str]:
+    """Return the files all testbenches share, by name."""
+    files: dict[str, str] = {}
+    for form in FORMS:
+        circuit = elaborate(network, form, stimulus)
+        for name in model_files(circuit):
+            for file in (name, name.replace(".lib", ".va")):
+                files[f"models/{file}"] = (shipped("models") / file).read_text(encoding="utf-8")
+        files |= {s.file: section_text(s) for s in circuit.sections if not s.file.startswith("image_")}
+    return files
+
+
+def _testbench(network: Network, image: StoredImage, max_step: float) -> tuple[dict[str, str], Testbench]:
+    """Return the files of one testbench, and its record."""
+    circuit = elaborate(network, image.form, image.stimulus)
+    deck = make_deck(circuit, max_step, image.stimulus.wave.duration, energy=False)
+    stem = f"{image.form}_{image.index}"
+    included, own = _include(deck, stem)
+    checks = make_checks(image.time, dict(image.outputs), dict(image.rails))
+    table = f"expected/{stem}.csv"
+    files = {
+        **own,
+        table: _csv_text(image),
+        f"testbench_{stem}.cir": testbench_text(deck, included, checks, f"{stem}.raw", list(image.outputs)),
+    }
+    return files, _record(network, circuit, image, stem, table, checks)
+
+
+def _include(deck: Deck, stem: str) -> tuple[list[str], dict[str, str]]:
+    """Return the names to include, and the image file under its own name."""
+    names, own = [], {}
+    for name, text in deck.files.items():
+        if name.startswith("image_"):
+            own[f"image_{stem}.inc"] = text
+            names.append(f"image_{stem}.inc")
+        else:
+            names.append(name)
+    return names, own
+
+
+def _record(
+    network: Network, circuit: Elaborated, image: StoredImage, stem: str, table: str, checks: list[Check]
+) -> Testbench:
+    nodes = circuit.membranes()[network.output.name]
+    means = [
+        np.trapezoid(image.outputs[node], image.time) / image.time[-1] - network.output.rest[j]
+        for j, node in enumerate(nodes)
+    ]
+    return Testbench(
+        file=f"testbench_{stem}.cir", form=image.form, image=image.index, label=image.label, answer=int(np.argmax(means)),
+        waveforms=table, rms_limit=RMS_LIMIT, peak_limit=PEAK_LIMIT, checks=checks,
+    )  # fmt: skip
+
+
+def _csv_text(image: StoredImage) -> str:
+    """Return time in s and output membranes in V as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["time_s", *(f"{node}_v" for node in image.outputs)])
+    for row in np.column_stack([image.time, *image.outputs.values()]):
+        writer.writerow([f"{value:.9g}" for value in row])
+    return text.getvalue()
+
+
+def _manifest(
+    network: Network, encoder: AlphaEncoder, testbenches: list[Testbench], provenance: Provenance, files: dict[str, str]
+) -> Manifest:
+    populations = [
+        PopulationRecord(name=p.name, size=p.size, cell=p.cell.card, rest=list(p.rest),
+                         parameters={name: np.asarray(value).tolist() for name, value in p.parameters.items()})
+        for p in network.populations
+    ]  # fmt: skip
+    projections = [
+        ProjectionRecord(pre=p.pre, post=p.post, rows=p.g_plus.shape[0], columns=p.g_plus.shape[1])
+        for p in network.projections
+    ]
+    return Manifest(
+        format=FORMAT, name=network.name, memprop_version=provenance.versions["memprop"], inputs=network.inputs,
+        classes=provenance.classes, g_min=network.window.g_min, g_max=network.window.g_max, dt=provenance.dt,
+        max_step=provenance.max_step, dataset=provenance.dataset, seed=provenance.seed,
+        encoder=EncoderRecord(**{**asdict(encoder), "onsets": list(encoder.onsets)}), synapse=network.synapse.card,
+        populations=populations, projections=projections, testbenches=testbenches, versions=dict(provenance.versions),
+        measured=dict(provenance.measured), files=files,
+    )  # fmt: skip
+
+
+def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEncoder, Manifest]:
+    """Return network, encoder and manifest of a bundle; with ``edited``, without comparing the hashes.
+
+    Raises
+    ------
+    BundleError: it is incomplete, damaged or edited.
+    InputError: its conductances cannot be read or are out of range.
+    """
+    manifest = read_manifest(folder)
+    if not edited:
+        check_files(folder, manifest)
+    cells = _cells((folder / "cells.inc").read_text(encoding="utf-8"), folder)
+    shapes = {f"{p.pre}_{p.post}": (p.rows, p.columns) for p in manifest.projections}
+    text = (folder / CONDUCTANCES).read_text(encoding="utf-8")
+    pairs = read_conductances(text, shapes, str(folder / CONDUCTANCES))
+    populations = tuple(
+        Population(p.name, p.size, _cell(cells, p.cell.name, p.cell, folder),
+                   {name: np.asarray(v) if isinstance(v, list) else v for name, v in p.parameters.items()}, tuple(p.rest))
+        for p in manifest.populations
+    )  # fmt: skip
+    network = Network(
+        manifest.name,
+        manifest.inputs,
+        populations,
+        tuple(Projection(p.pre, p.post, *pairs[f"{p.pre}_{p.post}"]) for p in manifest.projections),
+        ConductanceRange(manifest.g_min, manifest.g_max),
+        _cell(cells, manifest.synapse.name, manifest.synapse, folder),
+    )
+    record = manifest.encoder.model_dump()
+    return network, AlphaEncoder(**{**record, "onsets": tuple(record["onsets"])}), manifest
+
+
+def _cells(text: str, folder: Path) -> dict[str, TextSubCircuit]:
+    """Return the subcircuits of ``cells.inc`` by name."""
+    blocks = re.findall(r"^\.subckt.*?^\.ends[^\n]*\n", text, flags=re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    cells = [TextSubCircuit(block, str(folder / "cells.inc")) for block in blocks]
+    return {str(cell.name).lower(): cell for cell in cells}
+
+
+def _cell(cells: Mapping[str, TextSubCircuit], name: str, card: Any, folder: Path) -> Cell:
+    if name not in cells:
+        raise BundleError(f"bundle {folder}: cells.inc has no subcircuit '{name}'. Export the bundle again.")
+    known = load_cell(name) if (shipped("circuits") / name).is_dir() else None
+    # A cell equal to the shipped one keeps the comments of its file, so that write-back gives the same bytes.
+    if known is not None and known.card == card and _code(known.text) == _code(str(cells[name])):
+        return known
+    return Cell(card, cells[name])
+
+
+def _code(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("*")]

@@ -1,0 +1,73 @@
+"""The README a designer finds in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memprop.circuit.network import Network
+from memprop.export.manifest import Testbench
+
+
+def readme_text(
+    network: Network, testbenches: Sequence[Testbench], measured: Mapping[str, Any], versions: Mapping[str, str]
+) -> str:
+    """Return the README of a bundle: what it is, how to run it, names, limits, what was measured."""
+    sizes = "-".join(str(n) for n in (network.inputs, *(p.size for p in network.populations)))
+    first = testbenches[0].file
+    rows = "\n".join(f"| `{t.file}` | {t.form} | {t.image} | {t.label} | {t.answer} |" for t in testbenches)
+    table = "\n".join(f"| {key.replace('_', ' ')} | {_show(value)} |" for key, value in measured.items())
+    rest = ", ".join(f"{p.name}: {p.rest[0]:.6g} V" for p in network.populations)
+    return f"""# {network.name}
+
+A trained memristive spiking network, {sizes}, with {network.cells} RRAM cells in differential pairs. Written by memprop
+{versions["memprop"]}; the expected values were measured with {versions.get("engine", "ngspice")}.
+
+## Run it
+
+    ngspice -b {first}
+
+in this folder. Every measurement prints PASS or FAIL, the last line is `TESTBENCH PASS` or `TESTBENCH FAIL`, and the exit
+status is 0 or 1. The output membranes are written as a `.raw` file. With memprop, `memprop replay <this folder>` also compares
+the waveforms with `expected/`.
+
+| testbench | form | test image | label | answer |
+|---|---|---|---|---|
+{rows}
+
+*full*: every RRAM cell is a resistor, in tiles of at most 64 x 64 pairs. *reduced*: the same network with each crossbar
+replaced by its exact transconductance and row loads; equal node voltages, far fewer elements.
+
+## Files
+
+| file | holds |
+|---|---|
+| `conductances.inc` | tiles; each line is one synapse with its conductances `gp`, `gm` in S: the trained values, and their only place |
+| `cells.inc` | neuron and synapse subcircuits |
+| `populations.inc` | rails, neurons, column mirrors, row drivers |
+| `reduced.inc` | the crossbars between populations as transconductances |
+| `wave.inc` | input waveform, peak 1 V |
+| `image_*.inc` | one stored image: gains of the row drivers (full), or the column currents it causes (reduced) |
+| `models/` | device models: Verilog-A source, and the subcircuit for simulators without OSDI |
+| `expected/` | expected output membranes, time in s and V |
+| `manifest.json` | hashes, seeds, versions, parameters, limits, the measured table |
+
+## Conventions
+
+* Nodes: `x1_row3_p`, `x1_row3_n` (row lines, +V and -V), `x1_col3` (virtual ground), `x1_col3_mem` (membrane). `x0` is the input.
+* Rows carry the membrane relative to rest ({rest}); a column current is mirrored 1:1 into its membrane.
+* The answer is the output with the highest time mean of its membrane over rest.
+* `.tran` starts from the operating point, which is the resting state; no `uic`, no `.ic`.
+* Ideal in this netlist: row drivers, virtual grounds, mirrors, wires. Conductances are the programmed ones, without spread.
+* Numbers are plain SI with exponents, never suffixes.
+
+## Measured
+
+| what | value |
+|---|---|
+{table}
+"""
+
+
+def _show(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

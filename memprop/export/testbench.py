@@ -1,0 +1,83 @@
+"""Self-checking testbenches: plain ngspice runs them and says pass or fail for every measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from memprop.conductance.pair import Array
+from memprop.deck.deck import Deck
+from memprop.deck.ngspice import transient_line
+from memprop.export.manifest import Check
+
+MEAN_LIMIT = 0.1e-3
+"""Allowed deviation of the time mean of an output membrane, in V; about ten times what step control changes."""
+PEAK_LIMIT = 1e-3
+"""Allowed deviation of the peak of an output membrane, in V."""
+CHARGE_LIMIT = 0.01
+"""Allowed relative deviation of the charge drawn from a rail."""
+
+
+def make_checks(time: Array, outputs: dict[str, Array], rails: dict[str, Array]) -> list[Check]:
+    """Return the checks of one image: mean and maximum of every output membrane, charge from every rail.
+
+    ``time`` in s, ``outputs`` membranes in V by node, ``rails`` currents in A by voltage source, all ``[points]``.
+    """
+    span = f"from=0 to={float(time[-1])!r}"
+    checks = []
+    for node, values in outputs.items():
+        mean = float(np.trapezoid(values, time) / (time[-1] - time[0]))
+        checks.append(
+            Check(name=f"mean_{node}", measure=f"avg v({node}) {span}", expected=mean, limit=MEAN_LIMIT, unit="V")
+        )
+        checks.append(
+            Check(
+                name=f"max_{node}",
+                measure=f"max v({node}) {span}",
+                expected=float(values.max()),
+                limit=PEAK_LIMIT,
+                unit="V",
+            )
+        )
+    for source, current in rails.items():
+        charge = float(np.trapezoid(current, time))
+        limit = CHARGE_LIMIT * abs(charge) + 1e-15
+        checks.append(
+            Check(name=f"charge_{source}", measure=f"integ i({source}) {span}", expected=charge, limit=limit, unit="C")
+        )
+    return checks
+
+
+def testbench_text(deck: Deck, files: Sequence[str], checks: Sequence[Check], raw: str, outputs: Sequence[str]) -> str:
+    """Return the main file of a testbench: circuit, analysis, measurements with limits, verdict, waveforms written."""
+    lines = [f"* {deck.title}: self-checking testbench. Run in this folder: ngspice -b <this file>"]
+    lines += [f".include {name}" for name in files]
+    lines += [".options " + " ".join(f"{key}={value}" for key, value in deck.options.items())]
+    rails = [check.name.removeprefix("charge_") for check in checks if check.name.startswith("charge_")]
+    lines += [".save " + " ".join([*(f"v({node})" for node in outputs), *(f"i({source})" for source in rails)])]
+    lines += [transient_line(deck.analysis), ".control", "run", "let passed = 0"]
+    for check in checks:
+        lines += [
+            f"* expected {check.expected!r} {check.unit}, limit {check.limit!r} {check.unit}",
+            f"meas tran {check.name} {check.measure}",
+            f"if abs({check.name} - ({check.expected!r})) <= {check.limit!r}",
+            f"echo PASS {check.name}",
+            "let passed = passed + 1",
+            "else",
+            f"echo FAIL {check.name}",
+            "end",
+        ]
+    lines += ["set filetype=binary", f"write {raw} " + " ".join(f"v({node})" for node in outputs)]
+    lines += [
+        f"if passed = {len(checks)}",
+        "echo TESTBENCH PASS",
+        "quit 0",
+        "else",
+        "echo TESTBENCH FAIL",
+        "quit 1",
+        "end",
+        ".endc",
+        ".end",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,278 @@
+"""What the command line does, step by step, with progress and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from memprop.circuit.elaborate import FORMS, Form
+from memprop.circuit.network import Network
+from memprop.data.encode import AlphaEncoder
+from memprop.data.sets import Images, load
+from memprop.errors import InputError
+from memprop.export.bundle import load_bundle
+from memprop.export.replay import replay
+from memprop.files import ensure_folder, write_json
+from memprop.flow.loop import (
+    Clock,
+    Comparison,
+    compare,
+    export_bundle,
+    first_failure,
+    provenance,
+    summarise,
+    twin_accuracy,
+    versions,
+    with_form,
+)
+from memprop.flow.proof_cell import Proof, cell_proofs
+from memprop.flow.proof_gradient import Question, gradient_proof
+from memprop.flow.settings import RunSettings
+from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, simulate_images, test_order
+from memprop.flow.train import load_trained, train
+from memprop.learn.bptt import History, Progress
+from memprop.report import figures
+from memprop.report.progress import progress
+from memprop.report.table import summary_table
+from memprop.spice.engine import Engine, make_engine
+from memprop.spice.ngspice import NgspiceEngine
+from memprop.spice.raw import read_raw
+from memprop.twin.network import Twin, from_network
+
+STORED = 2
+"""Images that get a testbench in a bundle."""
+
+
+def train_loop(
+    settings: RunSettings, run: Path, out: Path, console: Console, *,
+    images: int, full_images: int, engine_name: str, workers: int | None, timeout_s: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Close the loop from data to bundle and print the table; every stage finds what an earlier call finished."""
+    engine = make_engine(engine_name)  # before the long work: a missing simulator is said at once
+    for folder in (run, out):
+        ensure_folder(folder)
+    clock = Clock()
+    data = load(settings.dataset)
+    clock.lap("data")
+    twin, history = _train(settings, data, run, console)
+    clock.lap("training")
+    correct = twin_accuracy(twin, data)
+    clock.lap("twin on the test set")
+    network = twin.to_network(settings.name)
+    spice = SpiceSettings(dt=settings.dt, workers=workers, timeout_s=timeout_s, cache=run / "spice")
+    order = [int(i) for i in test_order(data)]
+    reduced = simulate(network, settings.encoder, data, order[:images], engine, spice, console)
+    clock.lap("SPICE, reduced netlist")
+    full = None
+    if full_images:
+        full = simulate(network, settings.encoder, data, order[:full_images], engine, with_form(spice, "full"), console)
+        clock.lap("SPICE, every cell")
+    comparison = compare(twin, data, reduced.done)
+    measured = summarise(comparison, correct, full, reduced, len(data.test.labels))
+    runs = _stored(order, reduced, full)
+    origin = provenance(twin, data, engine, measured, settings.learning.seed)
+    export_bundle(out, network, settings.encoder, data, runs, origin)
+    _draw(out / "figures", twin, network, data, history, runs[0][1])
+    clock.lap("export and figures")
+    engine.close()
+    summary = {
+        "name": settings.name,
+        "sizes": list(twin.sizes),
+        **measured,
+        "seconds": clock.seconds,
+        "versions": versions(engine),
+    }
+    for folder in (run, out):
+        write_json(folder / "summary.json", summary)
+    console.print(
+        summary_table(
+            f"{settings.name}: {'-'.join(map(str, twin.sizes))} on {settings.dataset}", measured, clock.seconds
+        )
+    )
+    _say_failures(reduced, console)
+    console.print(f"bundle: {out}   figures: {out / 'figures'}   replay: memprop replay {out}")
+    return summary
+
+
+def _train(settings: RunSettings, data: Images, run: Path, console: Console) -> tuple[Twin, History]:
+    steps = -(-(len(data.train.labels) - settings.learning.validation) // settings.learning.batch)
+    with progress("training", settings.learning.epochs * steps, console) as advance:
+
+        def on_step(at: Progress) -> None:
+            advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
+
+        return train(settings, data, run, on_step)
+
+
+def simulate(
+    network: Network, encoder: AlphaEncoder, data: Images, indices: Sequence[int], engine: Engine,
+    settings: SpiceSettings, console: Console,
+) -> SpiceResults:  # fmt: skip
+    """Simulate with a progress bar."""
+    failed = 0
+    with progress(f"SPICE, {settings.form} netlist", len(indices), console) as advance:
+
+        def on_done(index: int, wrong: bool) -> None:  # noqa: ARG001
+            nonlocal failed
+            failed += wrong
+            advance(f"{failed} failed" if failed else "")
+
+        return simulate_images(network, encoder, data, indices, engine, settings, on_done)
+
+
+def _stored(order: Sequence[int], reduced: SpiceResults, full: SpiceResults | None) -> list[tuple[Form, ImageResult]]:
+    """Return what gets a testbench: the first images of the order that both forms have."""
+    runs: list[tuple[Form, ImageResult]] = []
+    forms: tuple[tuple[Form, SpiceResults | None], ...] = (("reduced", reduced), ("full", full))
+    for form, results in forms:
+        for i in [i for i in order if results is not None and i in results.done][:STORED]:
+            runs.append((form, results.done[i]))  # pyright: ignore[reportOptionalMemberAccess] - the line above asks
+    if not runs:
+        error = first_failure(reduced)
+        raise (
+            error
+            if error
+            else InputError("no image was simulated, so the bundle would have no testbench. Simulate at least one.")
+        )
+    return runs
+
+
+def _draw(folder: Path, twin: Twin, network: Network, data: Images, history: History, result: ImageResult) -> None:
+    figures.training_curve(folder / "training.png", history.loss, history.validation)
+    image = torch.from_numpy(data.pixels("test", np.array([result.index])))
+    traces = {name: trace[:, 0].numpy() for name, trace in twin.traces(image).items()}
+    side = np.concatenate(list(traces.values()), axis=1)
+    moments = np.arange(len(side)) * twin.dt
+    title = f"test image {result.index}, label {data.test.labels[result.index]}, answer {result.answer}"
+    figures.waveforms(folder / "waveforms.png", moments, side, result.membranes, data.classes, result.answer, title)
+    if len(twin.populations) > 1:
+        first = network.populations[0]
+        figures.hidden_activity(
+            folder / "hidden.png", moments, result.membranes[:, : first.size], np.array(first.rest), title
+        )
+    figures.conductance_maps(folder / "conductances.png", network, data.train.images.shape[1:])
+
+
+def _say_failures(results: SpiceResults, console: Console) -> None:
+    error = first_failure(results)
+    if error is not None:
+        console.print(f"[bold red]{len(results.failed)} images failed in SPICE[/], the first: {error}", highlight=False)
+
+
+def simulate_bundle(
+    bundle: Path, console: Console, *,
+    images: int, form: str, engine_name: str, workers: int | None, timeout_s: float, out: Path | None,
+) -> Comparison:  # fmt: skip
+    """Simulate test images of a bundle and compare with the twin made from it."""
+    form = _form(form)
+    network, encoder, manifest = load_bundle(bundle)
+    engine = make_engine(engine_name)
+    data = load(manifest.dataset)
+    folder = ensure_folder(out or Path("runs") / manifest.name / "spice")
+    settings = SpiceSettings(form, manifest.max_step, manifest.dt, workers, timeout_s, folder)
+    clock = Clock()
+    order = [int(i) for i in test_order(data)][:images]
+    results = simulate(network, encoder, data, order, engine, settings, console)
+    engine.close()
+    clock.lap(f"SPICE, {form} netlist")
+    comparison = compare(from_network(network, encoder, manifest.dt), data, results.done)
+    measured = summarise(comparison, None, None, results, len(data.test.labels))
+    per_image = {
+        str(i): {"label": int(data.test.labels[i]), "answer": r.answer, "means_v": r.means.tolist()}
+        for i, r in sorted(results.done.items())
+    }
+    write_json(
+        folder / f"simulate_{form}.json",
+        {**measured, "cached": results.cached, "versions": versions(engine), "images": per_image},
+    )
+    console.print(summary_table(f"{manifest.name} in {engine.name}, {form} netlist", measured, clock.seconds))
+    console.print(
+        f"{results.cached} of {len(order)} images came from earlier runs. Per image: {folder / f'simulate_{form}.json'}"
+    )
+    _say_failures(results, console)
+    return comparison
+
+
+def _form(form: str) -> Form:
+    for known in FORMS:
+        if form == known:
+            return known
+    raise InputError(f"netlist form '{form}' is unknown. Known: {', '.join(FORMS)}.")
+
+
+def export_run(
+    run: Path, out: Path | None, console: Console, *, images: int, engine_name: str, full: bool, timeout_s: float
+) -> Path:
+    """Export the best weights of a run folder."""
+    settings, data, twin = load_trained(run, load)
+    engine = make_engine(engine_name)
+    folder = ensure_folder(out or Path("netlists") / settings.name)
+    network = twin.to_network(settings.name)
+    spice = SpiceSettings(dt=settings.dt, timeout_s=timeout_s, cache=run / "spice")
+    order = [int(i) for i in test_order(data)][:images]
+    forms: tuple[Form, ...] = ("reduced", "full") if full else ("reduced",)
+    found = {
+        form: simulate(network, settings.encoder, data, order, engine, with_form(spice, form), console)
+        for form in forms
+    }
+    engine.close()
+    runs: list[tuple[Form, ImageResult]] = [
+        (form, found[form].done[i]) for form in forms for i in order if i in found[form].done
+    ]
+    for results in found.values():
+        if results.failed:
+            raise next(iter(results.failed.values()))
+    measured = summarise(
+        compare(twin, data, found["reduced"].done), None, found.get("full"), found["reduced"], len(data.test.labels)
+    )
+    origin = provenance(twin, data, engine, measured, settings.learning.seed)
+    export_bundle(folder, network, settings.encoder, data, runs, origin)
+    console.print(f"bundle: {folder}   replay: memprop replay {folder}")
+    return folder
+
+
+def replay_bundle(bundle: Path, console: Console, *, form: str, edited: bool, timeout_s: float) -> bool:
+    """Replay a bundle, print one line per check, and return whether all passed."""
+    forms = FORMS if form == "both" else (_form(form),)
+    engine = NgspiceEngine()
+    console.print(f"replaying {bundle} in {engine.name} ...")
+    verdicts = replay(bundle, engine.batch, _columns, forms=forms, edited=edited, timeout_s=timeout_s)
+    for v in verdicts:
+        verdict = "[green]pass[/]" if v.passed else "[bold red]FAIL[/]"
+        values = f"{v.found: .6e} {v.unit}, expected {v.expected: .6e} within {v.limit:.1e}"
+        console.print(f"{verdict} {v.testbench} {v.check:<20} {values}", highlight=False, soft_wrap=True)
+    failed = sum(not v.passed for v in verdicts)
+    console.print(f"{len(verdicts)} checks, {failed} failed." if failed else f"all {len(verdicts)} checks pass.")
+    return not failed
+
+
+def _columns(path: Path, title: str) -> dict[str, np.ndarray]:
+    plot = read_raw(path, title)[0]
+    return {name: plot.values[:, k] for k, name in enumerate(plot.variables)}
+
+
+def verify_bundle(bundle: Path, console: Console, *, conductances: int) -> bool:
+    """Print the proofs on cell and gradient, and return whether all hold."""
+    network, encoder, manifest = load_bundle(bundle)
+    data = load(manifest.dataset)
+    engine = NgspiceEngine()
+    proofs: list[Proof] = []
+    with progress("proofs", 3, console) as advance:
+        proofs += cell_proofs(engine)
+        advance("cell")
+        for index in manifest.testbenches[:1]:
+            pixels = torch.from_numpy(data.pixels("test", np.array([index.image])))
+            proofs += gradient_proof(Question(network, encoder, pixels, index.label), engine, conductances)
+        advance("gradient")
+        advance("done")
+    table = Table("proof", "found", "goal", "verdict", title=f"verify, {engine.name}", title_justify="left")
+    for proof in proofs:
+        table.add_row(proof.what, proof.found, proof.goal, "[green]holds[/]" if proof.holds else "[bold red]FAILS[/]")
+    console.print(table)
+    return all(proof.holds for proof in proofs)

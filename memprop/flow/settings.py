@@ -1,0 +1,82 @@
+"""Settings of one run of the loop, kept beside its results so that every later command finds them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memprop.circuit.network import check_name
+from memprop.data.encode import AlphaEncoder
+from memprop.errors import CheckpointError, InputError
+from memprop.files import write_json
+from memprop.learn.bptt import BPTTConfig
+
+SETTINGS = "settings.json"
+TRAINING = "training.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What is trained on what, and how.
+
+    Raises
+    ------
+    InputError: a value makes no sense; see also `BPTTConfig` and `AlphaEncoder`.
+    """
+
+    name: str
+    dataset: str
+    hidden: tuple[int, ...]
+    """Neurons of each hidden population."""
+    dt: float = 0.5e-6
+    """Time step of the twin, in s."""
+    encoder: AlphaEncoder = field(default_factory=AlphaEncoder)
+    learning: BPTTConfig = field(default_factory=BPTTConfig)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not all(isinstance(n, int) and 1 <= n <= 100_000 for n in self.hidden):
+            raise InputError(f"hidden = {self.hidden}: each population needs 1 to 100000 neurons.")
+        self.encoder.steps(self.dt)
+
+
+PRESETS: dict[str, RunSettings] = {
+    "mnist": RunSettings("mnist_mif", "mnist", (100,)),
+    "fashion": RunSettings("fashion_mif", "fashion", (100,)),
+    "digits": RunSettings(
+        "digits_mif",
+        "digits",
+        (32,),
+        learning=BPTTConfig(epochs=40, batch=32, rate_input=1e-6, rate_hidden=1.5e-6, validation=138, patience=15),
+    ),
+}
+"""Settings that ``memprop train <data set>`` starts from."""
+
+
+def save_settings(folder: Path, settings: RunSettings) -> None:
+    """Write the settings into the run folder."""
+    write_json(folder / SETTINGS, asdict(settings))
+
+
+def load_settings(folder: Path) -> RunSettings:
+    """Return the settings of a run folder.
+
+    Raises
+    ------
+    CheckpointError: the folder is no run, or its settings are damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        encoder, learning = content.pop("encoder"), content.pop("learning")
+        hidden = tuple(content.pop("hidden"))
+        encoder["onsets"] = tuple(encoder["onsets"])
+        return RunSettings(**content, hidden=hidden, encoder=AlphaEncoder(**encoder), learning=BPTTConfig(**learning))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is no run: {SETTINGS} is not there. Give the folder that `memprop train` wrote."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Train again into another folder.") from error

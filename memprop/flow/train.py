@@ -1,0 +1,61 @@
+"""Train a twin from settings, in a run folder that can be interrupted and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from memprop.data.sets import Images
+from memprop.errors import CheckpointError
+from memprop.files import ensure_folder
+from memprop.flow.settings import TRAINING, RunSettings, load_settings, save_settings
+from memprop.learn.bptt import History, Progress, fit
+from memprop.learn.checkpoint import load_checkpoint
+from memprop.twin.network import Twin
+
+
+def make_twin(settings: RunSettings, data: Images) -> Twin:
+    """Return the untrained twin of these settings."""
+    sizes = (data.rows, *settings.hidden, data.classes)
+    return Twin(sizes, settings.encoder, dt=settings.dt, seed=settings.learning.seed)
+
+
+def train(
+    settings: RunSettings,
+    data: Images,
+    folder: Path,
+    on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
+) -> tuple[Twin, History]:
+    """Train, or go on with the training in ``folder``, and return the twin with its best weights.
+
+    Raises
+    ------
+    CheckpointError: the folder holds a training with other settings.
+    """
+    ensure_folder(folder)
+    twin = make_twin(settings, data)
+    history = fit(twin, data, settings.learning, checkpoint=folder / TRAINING, on_step=on_step)
+    save_settings(folder, settings)
+    return twin.eval(), history
+
+
+def load_trained(folder: Path, data_of: Callable[[str], Images]) -> tuple[RunSettings, Images, Twin]:
+    """Return settings, data and the best twin of a run folder.
+
+    Raises
+    ------
+    CheckpointError: the folder is no run, or its checkpoint is damaged or does not fit the settings.
+    """
+    settings = load_settings(folder)
+    data = data_of(settings.dataset)
+    twin = make_twin(settings, data)
+    tensors, _ = load_checkpoint(folder / TRAINING)
+    best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+    expected = {name: value.shape for name, value in twin.named_parameters()}
+    if {name: value.shape for name, value in best.items()} != expected:
+        raise CheckpointError(f"checkpoint in {folder} does not hold the crossbars of its settings. Train again.")
+    with torch.no_grad():
+        twin.load_state_dict(best, strict=False)
+    return settings, data, twin.eval()

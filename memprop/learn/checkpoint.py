@@ -1,0 +1,58 @@
+"""Checkpoints: tensors in safetensors, everything else as JSON in its header. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from memprop.errors import CheckpointError
+from memprop.files import write_atomic
+
+FORMAT = "memprop-checkpoint-1"
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: a kill at any moment leaves the earlier one whole."""
+    header = {"format": FORMAT, "notes": json.dumps(notes, sort_keys=True)}
+    write_atomic(path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=header))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and notes of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError: the file is missing, cut short, or not one of memprop's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is not there. Check the path, or train first.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged ({error}). Delete it and train again, or take an earlier copy."
+        ) from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but no memprop checkpoint (format {header.get('format')!r}, not {FORMAT!r})."
+        )
+    return tensors, json.loads(header["notes"])
+
+
+def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when the checkpoint belongs to a training with other settings; name the first that differs."""
+    expected = json.loads(json.dumps(expected))
+    for key in sorted({*found, *expected}):
+        if found.get(key) != expected.get(key):
+            raise CheckpointError(
+                f"checkpoint {path} belongs to another training: {key} is {found.get(key)!r} there and {expected.get(key)!r} here. "
+                "Use another run folder, or the settings of the checkpoint."
+            )

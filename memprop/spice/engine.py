@@ -1,0 +1,57 @@
+"""The protocol of engines, and the registry of those that memprop has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from memprop.deck.deck import Deck
+from memprop.errors import EngineError
+from memprop.spice.ngspice import NgspiceEngine
+from memprop.spice.recording import Recording
+from memprop.spice.shared import SharedEngine
+
+
+class Engine(Protocol):
+    """Something that simulates decks. Safe to call from several threads; ``close`` ends its helpers."""
+
+    @property
+    def name(self) -> str:
+        """Name and version."""
+        ...
+
+    def run(self, deck: Deck, timeout_s: float = 600.0) -> Recording:
+        """Simulate ``deck``; raise a SimulationError rather than return a doubtful result."""
+        ...
+
+    def close(self) -> None:
+        """End helper processes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An engine and what it can do."""
+
+    make: Callable[[], Engine]
+    about: str
+    osdi: bool
+
+
+ENGINES: Mapping[str, Kind] = {
+    "ngspice": Kind(NgspiceEngine, "ngspice as a program, one process per deck", osdi=False),
+    "ngspice-shared": Kind(SharedEngine, "libngspice through PySpice, in recycled helper processes", osdi=False),
+}
+
+
+def make_engine(name: str) -> Engine:
+    """Return an engine by name.
+
+    Raises
+    ------
+    EngineError: unknown name, or the simulator is missing or too old.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"unknown engine '{name}'. Known: {', '.join(ENGINES)}.")
+    return ENGINES[name].make()

@@ -1,0 +1,1 @@
+"""Differentiable twins of circuits."""

@@ -1,0 +1,150 @@
+"""Twin of a feed-forward network: crossbar, neurons, crossbar, neurons, ..., read out as mean membranes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from memprop.circuit.cell import Cell
+from memprop.circuit.network import Network, Population, Projection
+from memprop.conductance.pair import ConductanceRange
+from memprop.data.encode import AlphaEncoder
+from memprop.errors import InputError
+from memprop.twin.crossbar import Crossbar
+from memprop.twin.mif import MIF
+
+
+class Twin(nn.Module):
+    """Differentiable twin of a feed-forward memristive network.
+
+    ``layers`` is an ``nn.Sequential`` of `Crossbar` and `MIF`, usable on its own with row voltages ``[T, B, rows]``.
+
+    Parameters
+    ----------
+    sizes: rows of the input, then neurons of each population, e.g. ``(784, 100, 10)``.
+    encoder: image -> row voltages.
+    dt: time step in s.
+    window: conductance range of all cells.
+    parameters: for population k = 1, 2, ... (key ``"x1"``, ``"x2"``): parameters that differ from the card, each one value or ``[N]``.
+    seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        encoder: AlphaEncoder | None = None,
+        *,
+        dt: float = 0.5e-6,
+        window: ConductanceRange | None = None,
+        cell: Cell | None = None,
+        parameters: Mapping[str, Mapping[str, ArrayLike]] | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise InputError(f"sizes {tuple(sizes)}: need the input rows and at least one population, all at least 1.")
+        self.sizes, self.encoder, self.dt = tuple(int(n) for n in sizes), encoder or AlphaEncoder(), float(dt)
+        self.encoder.steps(self.dt)
+        self.window = window or ConductanceRange()
+        generator = torch.Generator().manual_seed(seed)
+        layers: list[nn.Module] = []
+        for k, (rows, columns) in enumerate(pairwise(self.sizes)):
+            layers.append(
+                Crossbar(rows, columns, window=self.window, init=_initial(k, rows, self), generator=generator)
+            )
+            layers.append(MIF(columns, self.dt, cell=cell, parameters=(parameters or {}).get(f"x{k + 1}"), dtype=dtype))
+        self.layers = nn.Sequential(*layers).to(dtype)
+
+    @property
+    def crossbars(self) -> list[Crossbar]:
+        """Crossbars from the input to the output."""
+        return [layer for layer in self.layers if isinstance(layer, Crossbar)]
+
+    @property
+    def populations(self) -> list[MIF]:
+        """Populations from the first hidden one to the output."""
+        return [layer for layer in self.layers if isinstance(layer, MIF)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the time mean of the output membranes above rest in V, ``[B, classes]``."""
+        return self._output(images).mean(0)
+
+    def _output(self, images: Tensor) -> Tensor:
+        current = self._input_current(images)
+        return self.layers[1:](current)
+
+    def _input_current(self, images: Tensor) -> Tensor:
+        """Return the first column currents ``[T, B, N]``: the image passes the crossbar once, then the waveform multiplies."""
+        first = self.crossbars[0]
+        per_wave = first(self.encoder.amplitude(images).to(first.weight))
+        return self.encoder.middles(self.dt).to(per_wave)[:, None, None] * per_wave
+
+    @torch.no_grad()
+    def traces(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the membranes in V at the ends of the steps, by population name, each ``[T + 1, B, N]``."""
+        current = self._input_current(images)
+        found: dict[str, Tensor] = {}
+        for k, population in enumerate(self.populations):
+            membrane = population.trace(current)
+            found[f"x{k + 1}"] = membrane
+            if k + 1 < len(self.populations):
+                current = self.crossbars[k + 1](0.5 * (membrane[:-1] + membrane[1:]) - population.rest)
+        return found
+
+    def project(self) -> None:
+        """Keep all conductance pairs inside their range."""
+        for crossbar in self.crossbars:
+            crossbar.project()
+
+    def to_network(self, name: str) -> Network:
+        """Return the circuit description with the conductances of this twin."""
+        populations = tuple(
+            Population(f"x{k + 1}", layer.size, layer.cell, layer.parameters_si, float_rest(layer.rest))
+            for k, layer in enumerate(self.populations)
+        )
+        projections = tuple(
+            Projection(f"x{k}", f"x{k + 1}", *crossbar.pair()) for k, crossbar in enumerate(self.crossbars)
+        )
+        return Network(name, self.sizes[0], populations, projections, self.window)
+
+
+def float_rest(rest: Tensor) -> tuple[float, ...]:
+    """Return resting membranes in V as floats."""
+    return tuple(float(value) for value in rest.double().flatten())
+
+
+def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torch.dtype = torch.float32) -> Twin:
+    """Return the twin of a feed-forward circuit.
+
+    Raises
+    ------
+    InputError: the network is not a chain, or a cell has no twin.
+    """
+    network.check_chain()
+    sizes = (network.inputs, *(population.size for population in network.populations))
+    twin = Twin(
+        sizes,
+        encoder,
+        dt=dt,
+        window=network.window,
+        cell=network.populations[0].cell,
+        parameters={population.name: population.parameters for population in network.populations},
+        dtype=dtype,
+    )
+    for crossbar, projection in zip(twin.crossbars, network.projections, strict=True):
+        crossbar.set_pair(projection.g_plus, projection.g_minus)
+    return twin
+
+
+def _initial(k: int, rows: int, twin: Twin) -> float:
+    """Return the spread of the initial weights in S that brings a layer to work: about 5 uA rms into a neuron.
+
+    Rows of the input see about 0.3 of the peak voltage in rms over pixels, hidden rows about 20 mV.
+    """
+    voltage = 0.3 * twin.encoder.v_peak if k == 0 else 20e-3
+    return min(5e-6 / (voltage * rows**0.5), 0.25 * twin.window.span)
