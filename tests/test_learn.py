@@ -122,18 +122,47 @@ class TestTraining:
         assert history.best == 0
 
     def test_weights_of_the_best_epoch_are_left_in_the_twin(self) -> None:
-        twin, config = make_twin(), replace(CONFIG, validation=0, epochs=5, shift=2, rate_input=1e-5, rate_hidden=1e-5)
-        after: list[list[bytes]] = []
+        twin, config, after = make_twin(), replace(CONFIG, validation=0), []
 
         def on_step(progress: Progress) -> None:
             if progress.step == progress.steps:
+                if progress.epoch == config.epochs - 1:
+                    with torch.no_grad():
+                        twin.crossbars[1].weight.neg_()
                 after.append(bits(twin))
 
         history = fit(twin, DATA, config, on_step=on_step)
-        assert len(set(history.validation)) > 1
+        assert history.validation[-1] < max(history.validation), "the last epoch must be spoiled, or nothing is tested"
         assert history.best == history.validation.index(max(history.validation))
         assert bits(twin) == after[history.best]
         assert train_accuracy(twin, "train") == history.validation[history.best]
+
+    def test_every_batch_moves_its_images_by_its_own_random_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seeds: list[int] = []
+
+        def recorded(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+            seeds.append(generator.initial_seed())
+            return shifted(images, most, generator)
+
+        monkeypatch.setattr("memprop.learn.bptt.shifted", recorded)
+        for seed in (0, 1, 0):
+            fit(make_twin(), DATA, replace(CONFIG, epochs=2, seed=seed))
+        assert len(set(seeds[:12])) == 12, "2 seeds, 2 epochs, 3 steps"
+        assert seeds[12:] == seeds[:6]
+
+    def test_gradient_is_clipped_in_units_of_the_rates(self) -> None:
+        twin, norms = make_twin(), {}
+        units = [CONFIG.rate_input * 1e5, CONFIG.rate_hidden * 1e5]
+
+        def on_step(progress: Progress) -> None:
+            gradients = [crossbar.weight.grad.double().numpy() for crossbar in twin.crossbars]
+            norm = math.sqrt(sum(float(((g * unit) ** 2).sum()) for g, unit in zip(gradients, units, strict=True)))
+            norms.setdefault(clip, []).append(norm)
+
+        for clip in (1e-6, 1e9):
+            fit(twin, DATA, replace(CONFIG, epochs=1, clip=clip), on_step=on_step)
+        assert norms[1e-6] == pytest.approx([1e-6] * 3, rel=1e-5)
+        assert 1.0 < max(norms[1e9]) < 1e7, "below the limit nothing is scaled, neither down nor up"
 
     def test_first_of_equal_epochs_is_the_best(self) -> None:
         assert History([1.0, 0.5, 0.4], [0.2, 0.9, 0.9], [1.0, 1.0, 1.0]).best == 1
@@ -198,6 +227,25 @@ class TestResume:
     def test_checkpoint_is_the_only_file_left(self, tmp_path: Path) -> None:
         interrupted(tmp_path / "c.safetensors")
         assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+
+    def test_write_that_fails_halfway_leaves_the_earlier_checkpoint_whole(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "c.safetensors"
+        interrupted(path)
+        before, write = path.read_bytes(), Path.write_bytes
+
+        def full_disk(self: Path, content: bytes) -> int:
+            write(self, content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full_disk)
+        with pytest.raises(
+            OutputError, match=r"cannot write .*c\.safetensors: No space left on device\. Earlier results are kept"
+        ):
+            fit(make_twin(), DATA, CONFIG, checkpoint=path)
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
 
     def test_checkpoint_that_cannot_be_written_is_an_output_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -153,7 +153,11 @@ def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], l
     elif isinstance(cell, SubCircuit):
         base = load_cell(like).card
         names = {str(name).lower() for name in cell.parameters}
-        known = {name: parameter for name, parameter in base.parameters.items() if name in names}
+        known = {
+            name: parameter.model_copy(update={"default": _default(cell, name)})
+            for name, parameter in base.parameters.items()
+            if name in names
+        }
         update = {
             "name": str(cell.name).lower(),
             "parameters": known,
@@ -179,4 +183,22 @@ def _checked(cell: Cell) -> Cell:
     missing = (set(cell.card.parameters) | ({"gp", "gm"} if cell.card.kind == "synapse" else set())) - names
     if missing:
         raise InputError(f"subcircuit '{cell.name}' lacks parameter {', '.join(sorted(missing))} of its card. Add it.")
+    for name, parameter in cell.card.parameters.items():
+        # Instances name only what differs from the default, so the two defaults must be one.
+        if _default(cell.subcircuit, name) != parameter.default:
+            raise InputError(
+                f"cell '{cell.name}': default of {name} is {_default(cell.subcircuit, name)!r} {parameter.unit} in the subcircuit "
+                f"and {parameter.default!r} {parameter.unit} in the card. Make them equal."
+            )
     return cell
+
+
+def _default(subcircuit: SubCircuit, name: str) -> float:
+    """Return the default of a parameter of a subcircuit, in SI units."""
+    text = next(value for key, value in subcircuit.parameters.items() if str(key).lower() == name)
+    try:
+        return float(text)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"subcircuit '{subcircuit.name}': default {name}={text} is no plain number. Write an exponent, e.g. 1e-10."
+        ) from error

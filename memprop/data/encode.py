@@ -43,7 +43,7 @@ class AlphaEncoder:
 
     def steps(self, dt: float) -> int:
         """Return the number of time steps of ``dt`` seconds."""
-        count = round(self.duration / dt)
+        count = round(self.duration / dt) if np.isfinite(dt) and dt > 0 else 0
         if count < 1 or abs(count * dt - self.duration) > 1e-6 * self.duration:
             raise InputError(
                 f"time step {dt!r} s does not divide the presentation of {self.duration!r} s. Choose one that does."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def _first_good(name: str, cache: Path, sources: list[tuple[str, Callable[[], Ar
     stored = cache / f"{name}.npz"
     if stored.is_file():
         try:
-            with np.load(stored, allow_pickle=False) as file:
+            with stored.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
         except Exception as error:
             raise DataError(f"cached data {stored} is damaged ({error}). Delete the file and load again.") from error
@@ -146,8 +147,8 @@ def _first_good(name: str, cache: Path, sources: list[tuple[str, Callable[[], Ar
         try:
             arrays = fetch()
             _check(name, arrays, source)
-        except (DataError, OSError, ValueError, KeyError) as error:
-            tried.append(f"  {source}: {error}")
+        except Exception as error:
+            tried.append(f"  {source}: {error or type(error).__name__}")
             continue
         _store(stored, arrays)
         return arrays
@@ -166,4 +167,5 @@ def _store(stored: Path, arrays: Arrays) -> None:
         np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
         temporary.replace(stored)
     except (OutputError, OSError):
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

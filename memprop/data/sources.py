@@ -130,6 +130,8 @@ def _idx(content: bytes) -> NDArray[np.uint8]:
     if len(content) < 8 or content[:3] != b"\0\0\x08":
         raise DataError("no idx file of bytes")
     axes = content[3]
+    if len(content) < 4 + 4 * axes:
+        raise DataError(f"idx file is cut short: {len(content)} bytes for a header of {axes} axes")
     shape = np.frombuffer(content, ">u4", axes, 4).astype(int)
     if len(content) != 4 + 4 * axes + int(shape.prod()):
         raise DataError(f"idx file is cut short: {len(content)} bytes for shape {tuple(shape)}")

@@ -49,7 +49,17 @@ PRESETS: dict[str, RunSettings] = {
         "digits_mif",
         "digits",
         (32,),
-        learning=BPTTConfig(epochs=40, batch=32, rate_input=1e-6, rate_hidden=1.5e-6, validation=138, patience=15),
+        learning=BPTTConfig(
+            epochs=40,
+            batch=64,
+            rate_input=1e-6,
+            rate_hidden=1.5e-6,
+            decay=3e-3,
+            temperature=10e-3,
+            shift=0,
+            validation=138,
+            patience=15,
+        ),
     ),
 }
 """Settings that ``memprop train <data set>`` starts from."""

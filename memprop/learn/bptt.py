@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memprop.data.sets import Images
-from memprop.errors import InputError, MempropError
+from memprop.errors import CheckpointError, InputError, MempropError
+from memprop.files import sha256
 from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
 from memprop.twin.network import Twin
 
@@ -59,6 +60,10 @@ class BPTTConfig:
                 raise InputError(
                     f"BPTTConfig: {name} = {value!r} must be finite and {'positive' if name in positive else 'not negative'}."
                 )
+        for name in ("epochs", "batch", "shift", "validation", "patience", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise InputError(f"BPTTConfig: {name} = {value!r} must be a whole number, not negative.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,11 @@ class _Training:
             "sizes": list(twin.sizes),
             "dt": twin.dt,
             "encoder": asdict(twin.encoder),
+            "window": asdict(twin.window),
+            "neurons": [
+                sha256(repr(sorted((k, np.asarray(v).tolist()) for k, v in p.parameters_si.items())))
+                for p in twin.populations
+            ],
             **asdict(config),
         }
 
@@ -222,7 +232,8 @@ class _Training:
         self._save()
 
     def _update(self, part: Tensor) -> float:
-        generator = torch.Generator().manual_seed(hash((self.config.seed, self.epoch, self.step)) % 2**63)
+        mixed = np.random.SeedSequence((self.config.seed, self.epoch, self.step)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
         images = shifted(self.images[part], self.config.shift, generator)
         factor = one_cycle((self.epoch * self.steps + self.step) / (self.config.epochs * self.steps))
         for group in self.optimizer.param_groups:
@@ -230,7 +241,7 @@ class _Training:
         loss = functional.cross_entropy(self.twin(images) / self.temperature.exp(), self.labels[part])
         if not torch.isfinite(loss):
             raise MempropError(
-                f"loss is {float(loss)} in epoch {self.epoch + 1}, step {self.step + 1}: the training diverged. Lower rate_input and "
+                f"loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: the training diverged. Lower rate_input and "
                 "rate_hidden; the last checkpoint is kept."
             )
         self.optimizer.zero_grad()
@@ -274,12 +285,23 @@ class _Training:
 
     def _restore(self, path: Path) -> None:
         tensors, notes = load_checkpoint(path)
-        check_same(path, notes["identity"], self.identity)
+        check_same(path, notes.get("identity", {}), self.identity)
+        try:
+            self._take(tensors, notes)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {path} is damaged ({type(error).__name__}: {error}). Delete it and train again, or take an earlier copy."
+            ) from error
+
+    def _take(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         self.epoch, self.step = notes["epoch"], notes["step"]
         self.loss_sum, self.epoch_seconds = notes["loss_sum"], notes["epoch_seconds"]
         self.history = History(**notes["history"])
-        self.best = _strip(tensors, "best.")
-        self.twin.load_state_dict(_strip(tensors, "now."), strict=False)
+        now, self.best = _strip(tensors, "now."), _strip(tensors, "best.")
+        for name in self._weights():
+            if name not in now or name not in self.best:
+                raise KeyError(name)
+        self.twin.load_state_dict(now, strict=False)
         self.temperature.data.copy_(tensors["temperature"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _strip(tensors, "optimizer.").items():

@@ -44,7 +44,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is a safetensors file, but no memprop checkpoint (format {header.get('format')!r}, not {FORMAT!r})."
         )
-    return tensors, json.loads(header["notes"])
+    try:
+        notes = json.loads(header["notes"])
+        if not isinstance(notes, dict) or not notes:
+            raise ValueError("its notes are empty")
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged ({error!r}). Delete it and train again, or take an earlier copy."
+        ) from error
+    return tensors, notes
 
 
 def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

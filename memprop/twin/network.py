@@ -29,7 +29,8 @@ class Twin(nn.Module):
     encoder: image -> row voltages.
     dt: time step in s.
     window: conductance range of all cells.
-    parameters: for population k = 1, 2, ... (key ``"x1"``, ``"x2"``): parameters that differ from the card, each one value or ``[N]``.
+    cell: cell of all populations, or one per population.
+    parameters: by population ``"x1"``, ``"x2"``, ...: what differs from the card, each one value or ``[N]``.
     seed: of the initial weights.
     """
 
@@ -40,7 +41,7 @@ class Twin(nn.Module):
         *,
         dt: float = 0.5e-6,
         window: ConductanceRange | None = None,
-        cell: Cell | None = None,
+        cell: Cell | Sequence[Cell] | None = None,
         parameters: Mapping[str, Mapping[str, ArrayLike]] | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
@@ -51,13 +52,23 @@ class Twin(nn.Module):
         self.sizes, self.encoder, self.dt = tuple(int(n) for n in sizes), encoder or AlphaEncoder(), float(dt)
         self.encoder.steps(self.dt)
         self.window = window or ConductanceRange()
+        names = [f"x{k + 1}" for k in range(len(self.sizes) - 1)]
+        unknown = set(parameters or {}) - set(names)
+        cells = list(cell) if isinstance(cell, Sequence) else [cell] * len(names)
+        if unknown or len(cells) != len(names):
+            raise InputError(
+                f"parameters of {', '.join(sorted(unknown)) or 'no'} unknown populations, {len(cells)} cells: "
+                f"the populations are {', '.join(names)}. Correct the names, or give one cell for each."
+            )
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         for k, (rows, columns) in enumerate(pairwise(self.sizes)):
             layers.append(
                 Crossbar(rows, columns, window=self.window, init=_initial(k, rows, self), generator=generator)
             )
-            layers.append(MIF(columns, self.dt, cell=cell, parameters=(parameters or {}).get(f"x{k + 1}"), dtype=dtype))
+            layers.append(
+                MIF(columns, self.dt, cell=cells[k], parameters=(parameters or {}).get(names[k]), dtype=dtype)
+            )
         self.layers = nn.Sequential(*layers).to(dtype)
 
     @property
@@ -132,8 +143,8 @@ def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torc
         encoder,
         dt=dt,
         window=network.window,
-        cell=network.populations[0].cell,
-        parameters={population.name: population.parameters for population in network.populations},
+        cell=[population.cell for population in network.populations],
+        parameters={f"x{k + 1}": population.parameters for k, population in enumerate(network.populations)},
         dtype=dtype,
     )
     for crossbar, projection in zip(twin.crossbars, network.projections, strict=True):
@@ -142,9 +153,9 @@ def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torc
 
 
 def _initial(k: int, rows: int, twin: Twin) -> float:
-    """Return the spread of the initial weights in S that brings a layer to work: about 5 uA rms into a neuron.
+    """Return the spread of the initial weights in S that brings a layer to work: about 1.5 uA rms into a neuron.
 
     Rows of the input see about 0.3 of the peak voltage in rms over pixels, hidden rows about 20 mV.
     """
     voltage = 0.3 * twin.encoder.v_peak if k == 0 else 20e-3
-    return min(5e-6 / (voltage * rows**0.5), 0.25 * twin.window.span)
+    return min(1.5e-6 / (voltage * rows**0.5), 0.25 * twin.window.span)
