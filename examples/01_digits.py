@@ -24,7 +24,7 @@ def main(folder: Path = Path("runs/example_digits"), epochs: int = 40, images: i
     # the same network as a circuit, simulated in ngspice
     network = twin.to_network("example_digits")
     engine = memprop.make_engine("ngspice")
-    some = memprop.test_order(data)[:images].tolist()
+    some = memprop.image_order(data)[:images].tolist()
     results = memprop.simulate_images(network, twin.encoder, data, some, engine)
     found = memprop.compare(twin, data, results.done)
     print(

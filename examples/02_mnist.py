@@ -30,7 +30,7 @@ def main(
 
     network = twin.to_network("example_mnist")
     engine = memprop.make_engine("ngspice")
-    some = memprop.test_order(data)[:images].tolist()
+    some = memprop.image_order(data)[:images].tolist()
     # finished images are kept in the cache, so an interrupted run goes on
     settings = memprop.SpiceSettings(cache=folder / "spice")
     results = memprop.simulate_images(network, twin.encoder, data, some, engine, settings)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memprop.deck.ngspice import make_deck
     from memprop.export.bundle import load_bundle
     from memprop.flow.loop import Comparison, compare, export_bundle, provenance, summarise, twin_accuracy
-    from memprop.flow.simulate import SpiceSettings, simulate_images, test_order
+    from memprop.flow.simulate import SpiceSettings, image_order, simulate_images
     from memprop.learn.bptt import BPTTConfig, accuracy, evaluate, fit
     from memprop.spice.engine import make_engine
     from memprop.spice.pool import run_many
@@ -37,7 +37,7 @@ _PUBLIC = {
     "deck.ngspice": ("make_deck",),
     "export.bundle": ("load_bundle",),
     "flow.loop": ("Comparison", "compare", "export_bundle", "provenance", "summarise", "twin_accuracy"),
-    "flow.simulate": ("SpiceSettings", "simulate_images", "test_order"),
+    "flow.simulate": ("SpiceSettings", "simulate_images", "image_order"),
     "learn.bptt": ("BPTTConfig", "accuracy", "evaluate", "fit"),
     "spice.engine": ("make_engine",),
     "spice.pool": ("run_many",),
@@ -48,10 +48,37 @@ _PUBLIC = {
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
-    "MIF", "AlphaEncoder", "BPTTConfig", "Cell", "Comparison", "ConductanceRange", "Crossbar", "Images", "Network", "Population",
-    "Projection", "SpiceSettings", "Twin", "accuracy", "compare", "elaborate", "evaluate", "export_bundle", "fit",
-    "from_network", "load", "load_bundle", "load_cell", "make_deck", "make_engine", "provenance", "run_many",
-    "simulate_images", "summarise", "test_order", "twin_accuracy",
+    "MIF",
+    "AlphaEncoder",
+    "BPTTConfig",
+    "Cell",
+    "Comparison",
+    "ConductanceRange",
+    "Crossbar",
+    "Images",
+    "Network",
+    "Population",
+    "Projection",
+    "SpiceSettings",
+    "Twin",
+    "accuracy",
+    "compare",
+    "elaborate",
+    "evaluate",
+    "export_bundle",
+    "fit",
+    "from_network",
+    "image_order",
+    "load",
+    "load_bundle",
+    "load_cell",
+    "make_deck",
+    "make_engine",
+    "provenance",
+    "run_many",
+    "simulate_images",
+    "summarise",
+    "twin_accuracy",
 ]  # fmt: skip
 
 

@@ -149,3 +149,7 @@ def main() -> None:
     except _Interrupted:
         Console(stderr=True).print("interrupted; finished work is kept, the same command goes on from there.")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

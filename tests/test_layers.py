@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"circuit"},
     "twin": {"device", "circuit", "conductance", "data"},
     "learn": {"twin", "data", "conductance"},
-    "export": {"deck", "circuit", "conductance", "data"},
+    "export": {"device", "deck", "circuit", "conductance", "data"},
     "report": {"learn", "circuit", "deck", "conductance"},
 }
 """What each package may import besides itself and the common modules."""

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from PySpice.Spice.Netlist import Circuit, SubCircuit
 
+from memprop.circuit.cell import Cell
 from memprop.circuit.network import INPUT, Network, Population, Projection
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.conductance.pair import Array
@@ -30,6 +31,10 @@ Form = Literal["full", "reduced"]
 FORMS: tuple[Form, ...] = ("full", "reduced")
 TILE = 64
 """Largest number of rows and of columns of one tile."""
+
+
+RESERVED = ("column_mirror", "row_driver", "input_driver", "tile_", "mss_memristor")
+"""Beginnings of the subcircuit names that decks use themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +99,15 @@ def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
 
 def _cells(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
     """Cell subcircuits, each once."""
-    cells = {population.cell.name: population.cell.subcircuit for population in network.populations}
-    cells[network.synapse.name] = network.synapse.subcircuit
-    return Section("cells.inc", "neuron and synapse cells", tuple(cells.values()), Circuit("cells"))
+    found: dict[str, Cell] = {}
+    for cell in (*(population.cell for population in network.populations), network.synapse):
+        if cell.name.startswith(RESERVED) or found.setdefault(cell.name, cell).text != cell.text:
+            raise InputError(
+                f"network {network.name}: cell name '{cell.name}' stands for two subcircuits of the deck. Rename your cell."
+            )
+    return Section(
+        "cells.inc", "neuron and synapse cells", tuple(cell.subcircuit for cell in found.values()), Circuit("cells")
+    )
 
 
 def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001

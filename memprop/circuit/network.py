@@ -67,6 +67,10 @@ class Network:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.inputs < 1 or not self.populations:
+            raise InputError(
+                f"network {self.name} has {self.inputs} input rows and {len(self.populations)} populations; needs 1 of each."
+            )
         sizes = {INPUT: self.inputs}
         for population in self.populations:
             check_name(population.name)

@@ -124,6 +124,12 @@ DATASETS: Mapping[str, Callable[[Path], Images]] = {
 
 def _check(name: str, arrays: Arrays, source: str) -> None:
     for key, expected in SHA256[name].items():
+        axes = 3 if key.endswith("images") else 1
+        if key in arrays and (arrays[key].ndim != axes or arrays[key].dtype != np.uint8):
+            raise DataError(
+                f"{name} from {source}: {key} is {arrays[key].dtype} {arrays[key].shape}, uint8 with {axes} axes is needed. "
+                "Delete that copy and load again."
+            )
         found = sha256(np.ascontiguousarray(arrays[key]).tobytes()) if key in arrays else "missing"
         if found != expected:
             raise DataError(

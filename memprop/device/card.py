@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,6 +104,8 @@ def read_card(path: Path, kind: type[Card]) -> Card:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"card {path} is not there. Known names are the folders beside it.") from error
+    except OSError as error:
+        raise InputError(f"card {path} cannot be read: {error.strerror}. Check the path and its rights.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"card {path} is no valid TOML: {error}. Correct the file.") from error
     try:
@@ -114,8 +115,7 @@ def read_card(path: Path, kind: type[Card]) -> Card:
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"card {path}: field {where}: {first['msg']}. Correct the card.") from error
     for name, parameter in getattr(card, "parameters", {}).items():
-        if not math.isnan(parameter.default):
-            parameter.check(f"{path.name}:{name}", parameter.default)
+        parameter.check(f"{path.name}:{name}", parameter.default)
     return card
 
 

@@ -34,7 +34,7 @@ from memprop.flow.loop import (
 from memprop.flow.proof_cell import Proof, cell_proofs
 from memprop.flow.proof_gradient import Question, gradient_proof
 from memprop.flow.settings import RunSettings
-from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, simulate_images, test_order
+from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, image_order, simulate_images
 from memprop.flow.train import load_trained, train
 from memprop.learn.bptt import History, Progress
 from memprop.report import figures
@@ -66,7 +66,7 @@ def train_loop(
     clock.lap("twin on the test set")
     network = twin.to_network(settings.name)
     spice = SpiceSettings(dt=settings.dt, workers=workers, timeout_s=timeout_s, cache=run / "spice")
-    order = [int(i) for i in test_order(data)]
+    order = [int(i) for i in image_order(data)]
     reduced = simulate(network, settings.encoder, data, order[:images], engine, spice, console)
     clock.lap("SPICE, reduced netlist")
     full = None
@@ -177,7 +177,7 @@ def simulate_bundle(
     folder = ensure_folder(out or Path("runs") / manifest.name / "spice")
     settings = SpiceSettings(form, manifest.max_step, manifest.dt, workers, timeout_s, folder)
     clock = Clock()
-    order = [int(i) for i in test_order(data)][:images]
+    order = [int(i) for i in image_order(data)][:images]
     results = simulate(network, encoder, data, order, engine, settings, console)
     engine.close()
     clock.lap(f"SPICE, {form} netlist")
@@ -215,7 +215,7 @@ def export_run(
     folder = ensure_folder(out or Path("netlists") / settings.name)
     network = twin.to_network(settings.name)
     spice = SpiceSettings(dt=settings.dt, timeout_s=timeout_s, cache=run / "spice")
-    order = [int(i) for i in test_order(data)][:images]
+    order = [int(i) for i in image_order(data)][:images]
     forms: tuple[Form, ...] = ("reduced", "full") if full else ("reduced",)
     found = {
         form: simulate(network, settings.encoder, data, order, engine, with_form(spice, form), console)

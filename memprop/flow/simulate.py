@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +83,7 @@ class SpiceSettings:
     """Folder that keeps finished results; they are found again by the hash of deck and engine."""
 
 
-def test_order(data: Images) -> NDArray[np.int64]:
+def image_order(data: Images) -> NDArray[np.int64]:
     """Return all test indices in a fixed random order: the first n are a fair sample, and more images extend it."""
     return np.random.default_rng(2026).permutation(len(data.test.labels))
 
@@ -168,7 +170,7 @@ def _kept(path: Path | None, index: int) -> ImageResult | None:
     if path is None or not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             crossbars, neurons = float(file["energy_crossbars"]), float(file["energy_neurons"])
             return ImageResult(
                 index,
@@ -180,7 +182,7 @@ def _kept(path: Path | None, index: int) -> ImageResult | None:
                 file["outputs"],
                 file["rails"],
             )
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

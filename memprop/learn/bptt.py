@@ -41,7 +41,9 @@ class BPTTConfig:
     temperature: float = 3e-3
     """Membrane difference in V that changes a class probability e-fold; learned from this value on."""
     clip: float = 1.0
-    """Largest norm of the gradient, each crossbar measured in units of its peak rate x 1e5."""
+    """Largest norm of a batch's gradient, each crossbar in units of its peak rate x 1e5. The default lies below nearly all
+    norms, so it normalises: a batch of hard images, whose membranes switch fast, counts no more than any other.
+    """
     shift: int = 1
     """Training images move by at most so many pixels in each direction."""
     validation: int = 2000
@@ -172,6 +174,7 @@ class _Training:
         self.best = {name: value.clone() for name, value in self._weights().items()}
         self.identity = {
             "data": data.name,
+            "labels": sha256(data.train.labels.tobytes()),
             "sizes": list(twin.sizes),
             "dt": twin.dt,
             "encoder": asdict(twin.encoder),

@@ -12,14 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from memprop.errors import CheckpointError
-from memprop.files import write_atomic
+from memprop.files import sha256, write_atomic
 
 FORMAT = "memprop-checkpoint-1"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically: a kill at any moment leaves the earlier one whole."""
-    header = {"format": FORMAT, "notes": json.dumps(notes, sort_keys=True)}
+    header = {"format": FORMAT, "notes": json.dumps(notes, sort_keys=True), "sha256": _digest(tensors)}
     write_atomic(path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
@@ -35,7 +35,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dictionary
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged ({error}). Delete it and train again, or take an earlier copy."
@@ -45,6 +45,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is a safetensors file, but no memprop checkpoint (format {header.get('format')!r}, not {FORMAT!r})."
         )
     try:
+        if header["sha256"] != _digest(tensors):
+            raise ValueError("its values are not those that were written")
         notes = json.loads(header["notes"])
         if not isinstance(notes, dict) or not notes:
             raise ValueError("its notes are empty")
@@ -53,6 +55,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"checkpoint {path} is damaged ({error!r}). Delete it and train again, or take an earlier copy."
         ) from error
     return tensors, notes
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash over names and values: a flipped bit in a weight is a valid weight, and nothing else would notice."""
+    parts = [
+        name.encode() + tensor.detach().contiguous().cpu().numpy().tobytes() for name, tensor in sorted(tensors.items())
+    ]
+    return sha256(b"".join(parts))
 
 
 def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
