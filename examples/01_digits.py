@@ -10,7 +10,7 @@ from pathlib import Path
 import memprop
 
 
-def main(folder: Path = Path("runs/example_digits"), epochs: int = 40, images: int = 50) -> memprop.Comparison:
+def main(folder: Path = Path("runs/example_digits"), epochs: int = 24, images: int = 50) -> memprop.Comparison:
     data = memprop.load("digits")
 
     # 64 rows -> 32 memristive neurons -> 10 memristive neurons, each crossbar a pair of conductances per weight

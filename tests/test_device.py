@@ -295,7 +295,7 @@ class TestCells:
 
     @pytest.mark.parametrize(
         ("old", "new", "count"),
-        [(".ends mif", "", 1), (".subckt mif", "* nothing", 0), (".ends mif", ".ends\n.subckt b p\n.ends", 2)],
+        [(".ends mif", "", 0), (".subckt mif", "* nothing", 0), (".ends mif", ".ends\n.subckt b p\n.ends", 2)],
     )
     def test_file_needs_one_complete_subcircuit(self, tmp_path: Path, old: str, new: str, count: int) -> None:
         folder = copied_cell(tmp_path, "mif", ("cell.cir", old, new))

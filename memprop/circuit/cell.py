@@ -73,11 +73,10 @@ class TextSubCircuit(SubCircuit):
     """A PySpice subcircuit whose body is the text of a file, comments included."""
 
     def __init__(self, text: str, source: str) -> None:
-        joined = re.sub(r"\n\+\s*", " ", text)
-        heads = re.findall(r"^\.subckt\s+(.+)$", joined, flags=re.MULTILINE | re.IGNORECASE)
-        if len(heads) != 1 or not re.search(r"^\.ends", text, flags=re.MULTILINE | re.IGNORECASE):
-            raise InputError(f"{source} holds {len(heads)} complete .subckt blocks; a cell file needs exactly one.")
-        words = re.sub(r"\bparams:", " ", heads[0], flags=re.IGNORECASE).split()
+        blocks = outer_blocks(re.sub(r"\n\+\s*", " ", text))
+        if len(blocks) != 1:
+            raise InputError(f"{source} holds {len(blocks)} complete .subckt blocks; a cell file needs exactly one.")
+        words = re.sub(r"\bparams:", " ", blocks[0].splitlines()[0], flags=re.IGNORECASE).split()[1:]
         nodes = [word for word in words[1:] if "=" not in word]
         defaults = dict(word.split("=", 1) for word in words[1:] if "=" in word)
         super().__init__(words[0], *nodes, **defaults)
@@ -136,6 +135,24 @@ def load_cell(name: str, folder: Path | None = None) -> Cell:
     if not path.is_file():
         raise InputError(f"cell '{name}' has no file {path}. Put the subcircuit there.")
     return _checked(Cell(card, TextSubCircuit(path.read_text(encoding="utf-8"), str(path))))
+
+
+def outer_blocks(text: str) -> list[str]:
+    """Return the complete ``.subckt`` ... ``.ends`` blocks that stand in no other one."""
+    blocks: list[str] = []
+    lines: list[str] = []
+    depth = 0
+    for line in text.splitlines():
+        word = line.strip().lower().split(None, 1)[0] if line.strip() else ""
+        depth += word == ".subckt"
+        if depth > 0:
+            lines.append(line)
+        if word == ".ends" and depth > 0:
+            depth -= 1
+            if depth == 0:
+                blocks.append("\n".join(lines) + "\n")
+                lines = []
+    return blocks
 
 
 def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], like: str) -> Cell:

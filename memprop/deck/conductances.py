@@ -49,7 +49,7 @@ def read_conductances(text: str, shapes: Mapping[str, tuple[int, int]], file: st
 
 
 def _take(pair: tuple[Array, Array], row: int, column: int, assignments: str, where: str) -> None:
-    values = dict(word.split("=", 1) for word in assignments.split())
+    values = {name.lower(): text for name, text in (word.split("=", 1) for word in assignments.split())}
     shape = pair[0].shape
     if row >= shape[0] or column >= shape[1] or not np.isnan(pair[0][row, column]):
         raise InputError(f"{where}: pair at row {row}, column {column} is outside of {shape} or there twice.")

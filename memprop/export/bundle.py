@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from memprop.circuit.cell import Cell, TextSubCircuit, load_cell
+from memprop.circuit.cell import Cell, TextSubCircuit, load_cell, outer_blocks
 from memprop.circuit.elaborate import FORMS, Elaborated, Form, elaborate
 from memprop.circuit.network import Network, Population, Projection
 from memprop.circuit.stimulus import Stimulus
@@ -89,7 +88,7 @@ def write_bundle(
     """
     if not images:
         raise InputError("a bundle needs at least one stored image for its testbench. Give one.")
-    _clear(folder)
+    _check_target(folder)
     files = _netlists(network, images[0].stimulus)
     testbenches = []
     for image in images:
@@ -97,26 +96,38 @@ def write_bundle(
         files |= more
         testbenches.append(testbench)
     files["README.md"] = readme_text(network, testbenches, provenance.measured, provenance.versions)
-    for name, text in files.items():
-        write_atomic(folder / name, text)
     manifest = _manifest(
         network, encoder, testbenches, provenance, {name: sha256(text) for name, text in sorted(files.items())}
     )
-    write_json(folder / MANIFEST, manifest.model_dump())
+    _replace(folder, files, manifest)
     return manifest
 
 
-def _clear(folder: Path) -> None:
-    """Make room for a new bundle; never touch a folder that is something else."""
+def _check_target(folder: Path) -> None:
+    """Make the folder; refuse one that is something else."""
     ensure_folder(folder)
     if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise BundleError(
             f"folder {folder} is not empty and no bundle. Give an empty folder, or the one of an earlier bundle."
         )
-    for name in ("models", "expected"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for path in (*folder.glob("*.inc"), *folder.glob("testbench_*")):
-        path.unlink()
+
+
+def _replace(folder: Path, files: Mapping[str, str], manifest: Manifest) -> None:
+    """Write all files beside the earlier bundle first, so that a full disk leaves it whole; then put them in its place."""
+    staging = folder / ".new"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for name, text in files.items():
+            write_atomic(staging / name, text)
+        write_json(staging / MANIFEST, manifest.model_dump())
+        for name in ("models", "expected"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for path in (*folder.glob("*.inc"), *folder.glob("testbench_*")):
+            path.unlink()
+        for path in sorted(staging.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _netlists(network: Network, stimulus: Stimulus) -> dict[str, str]:
@@ -216,9 +227,9 @@ def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEn
     manifest = read_manifest(folder)
     if not edited:
         check_files(folder, manifest)
-    cells = _cells((folder / "cells.inc").read_text(encoding="utf-8"), folder)
+    cells = _cells(_text(folder, "cells.inc"), folder)
     shapes = {f"{p.pre}_{p.post}": (p.rows, p.columns) for p in manifest.projections}
-    text = (folder / CONDUCTANCES).read_text(encoding="utf-8")
+    text = _text(folder, CONDUCTANCES)
     pairs = read_conductances(text, shapes, str(folder / CONDUCTANCES))
     populations = tuple(
         Population(p.name, p.size, _cell(cells, p.cell.name, p.cell, folder),
@@ -237,10 +248,18 @@ def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEn
     return network, AlphaEncoder(**{**record, "onsets": tuple(record["onsets"])}), manifest
 
 
+def _text(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"bundle {folder}: file '{name}' cannot be read ({error}). Restore it, or export again."
+        ) from error
+
+
 def _cells(text: str, folder: Path) -> dict[str, TextSubCircuit]:
     """Return the subcircuits of ``cells.inc`` by name."""
-    blocks = re.findall(r"^\.subckt.*?^\.ends[^\n]*\n", text, flags=re.MULTILINE | re.DOTALL | re.IGNORECASE)
-    cells = [TextSubCircuit(block, str(folder / "cells.inc")) for block in blocks]
+    cells = [TextSubCircuit(block, str(folder / "cells.inc")) for block in outer_blocks(text)]
     return {str(cell.name).lower(): cell for cell in cells}
 
 

@@ -69,6 +69,11 @@ def replay(
     benches = [bench for bench in manifest.testbenches if bench.form in forms]
     if not benches:
         raise InputError(f"bundle {folder} has no testbench of form {' or '.join(forms)}.")
+    for name in (name for bench in benches for name in (bench.file, bench.waveforms)):
+        if name not in manifest.files:
+            raise BundleError(
+                f"bundle {folder}: '{name}' is outside of the files of its manifest. Do not use this bundle."
+            )
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory(prefix="memprop-replay-") as name:
         copy = Path(name)
@@ -145,6 +150,10 @@ def _waveforms(copy: Path, bench: Testbench, read: ReadWaveforms, log: str) -> l
 def _expected(path: Path) -> tuple[list[str], Array]:
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-        return ["time", *(name.removesuffix("_v") for name in rows[0][1:])], np.array(rows[1:], dtype=np.float64)
+        names = ["time", *(name.removesuffix("_v") for name in rows[0][1:])]
+        table = np.array(rows[1:], dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != len(names) or len(names) < 2:
+            raise ValueError(f"a table of {table.shape} under {len(names)} names")
+        return names, table
     except (OSError, ValueError, IndexError) as error:
         raise BundleError(f"{path.name} holds no waveforms ({error}). Export the bundle again.") from error

@@ -8,45 +8,83 @@ from pathlib import Path
 from memprop.errors import BundleError, InputError
 from memprop.files import inside
 
-CONTROL = frozenset({"run", "meas", "let", "if", "else", "end", "echo", "quit", "write", "set"})
-"""Control commands a testbench needs; everything else, such as shell, is refused."""
-DOT = frozenset({
+_NAME = r"[\w.#]+"
+_NUMBER = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
+_CONTROL = re.compile(
+    rf"""\*(?!\#)[^;]*                                         # a comment
+    | run | else | end | quit\ [01] | let\ passed\ =\ (?:0|passed\ \+\ 1) | set\ filetype=binary
+    | echo\ (?:PASS|FAIL)\ {_NAME} | echo\ TESTBENCH\ (?:PASS|FAIL)
+    | meas\ tran\ \w+\ (?:avg|max|min|rms|pp|integ)\ [vi]\({_NAME}\)\ from={_NUMBER}\ to={_NUMBER}
+    | if\ abs\(\w+\ -\ \({_NUMBER}\)\)\ <=\ {_NUMBER} | if\ passed\ =\ \d+
+    | write\ \w+\.raw(?:\ [vi]\({_NAME}\))*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""All that a testbench says between .control and .endc, to the letter; anything else, such as shell, is refused."""
+_CARDS = frozenset({
     ".include", ".subckt", ".ends", ".options", ".save", ".tran", ".end", ".control", ".endc", ".param", ".model", ".ic", ".temp",
 })  # fmt: skip
+_ELEMENTS = frozenset("bcdefghijklmqrvx+")
+"""First letters of elements; not a, the code models, some of which read files and start programs."""
 
 
-def scan(folder: Path, file: str, seen: set[str] | None = None) -> None:
-    """Check ``folder/file`` and all that it includes.
+def scan(folder: Path, file: str) -> None:
+    """Check ``folder/file`` and all that it includes, joined in the order in which the simulator reads them.
 
     Raises
     ------
-    BundleError: a command or card that is not needed for a circuit, or an include outside of ``folder``; with file and line.
+    BundleError: a command, card or element that no circuit needs, or an include outside of ``folder``; with file and line.
     """
-    seen = set() if seen is None else seen
+    _scan(folder, file, set(), control=False)
+
+
+def _scan(folder: Path, file: str, seen: set[str], *, control: bool) -> bool:
+    """Check one file; return whether a control block is open at its end."""
     if file in seen:
-        return
+        return control
     seen.add(file)
-    control = False
     for number, raw in enumerate(_text(folder, file).splitlines(), 1):
         line = raw.strip()
-        word = line.split(None, 1)[0].lower() if line else ""
         where = f"{folder}/{file}, line {number}"
-        if control and word != ".endc":
-            if (word and not word.startswith("*") and word not in CONTROL) or re.search(r"[`]|\$\(|[<>|;]\s*/", line):
-                raise BundleError(
-                    f"{where}: command '{word}' is not allowed in a bundle. Remove it, or run the file by hand."
-                )
-            if word == "write" and not re.fullmatch(r"write [\w.]+\.raw( [\w()#.]+)*", line):
-                raise BundleError(f"{where}: write may only make a .raw file beside the testbench. Correct the name.")
-        elif word.startswith(".") and word not in DOT:
+        word = line.split(None, 1)[0].lower() if line else ""
+        if word == ".include":
+            control = _scan(folder, _included(line, where), seen, control=control)
+        elif control and word != ".endc":
+            _check_control(line, where)
+        else:
+            _check_netlist(line, word, where)
+            control = (control or word == ".control") and word != ".endc"
+    return control
+
+
+def _included(line: str, where: str) -> str:
+    words = line.split(None, 1)
+    if len(words) < 2:
+        raise BundleError(f"{where}: .include names no file. Export the bundle again.")
+    return words[1].strip().strip("\"'")
+
+
+def _check_control(line: str, where: str) -> None:
+    if line and not _CONTROL.fullmatch(line):
+        command = line.split(maxsplit=1)[0]
+        raise BundleError(
+            f"{where}: command '{command}' is not allowed in a bundle like this. Remove it, or run the file by hand."
+        )
+
+
+def _check_netlist(line: str, word: str, where: str) -> None:
+    if line.startswith("*") and "#" in line[:8] and line[1:].lstrip().startswith("#"):
+        raise BundleError(f"{where}: '*#' starts a command, which is not allowed in a bundle. Remove it.")
+    if not line or line.startswith("*"):
+        return
+    if word.startswith("."):
+        if word not in _CARDS:
             raise BundleError(f"{where}: card '{word}' is not allowed in a bundle. Remove it, or run the file by hand.")
-        elif word == ".include":
-            scan(folder, line.split(None, 1)[1].strip().strip("\"'"), seen)
-        elif re.search(r"\bfile\s*=", line, flags=re.IGNORECASE):
-            raise BundleError(
-                f"{where}: a source that reads a file is not allowed in a bundle. Write the values into the netlist."
-            )
-        control = (control or word == ".control") and word != ".endc"
+    elif word[0] not in _ELEMENTS:
+        raise BundleError(f"{where}: element '{word}' is not allowed in a bundle. Remove it, or run the file by hand.")
+    if re.search(r"\b\w*(?:file|simulation)\s*=", line, flags=re.IGNORECASE):
+        raise BundleError(
+            f"{where}: a source that reads a file is not allowed in a bundle. Write the values into the netlist."
+        )
 
 
 def _text(folder: Path, file: str) -> str:

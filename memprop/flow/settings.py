@@ -50,7 +50,7 @@ PRESETS: dict[str, RunSettings] = {
         "digits",
         (32,),
         learning=BPTTConfig(
-            epochs=40,
+            epochs=24,
             batch=64,
             rate_input=1e-6,
             rate_hidden=1.5e-6,

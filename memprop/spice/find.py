@@ -49,7 +49,7 @@ def find_ngspice(path: Path | None = None) -> Program:
         raise EngineError(
             f"{found} is ngspice {match.group(1)}; {OLDEST_NGSPICE} or newer is needed. {INSTALL_NGSPICE}."
         )
-    return Program(Path(found), int(match.group(1)))
+    return Program(Path(found).absolute(), int(match.group(1)))
 
 
 def find_libngspice() -> str:

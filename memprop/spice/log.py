@@ -9,30 +9,46 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from memprop.errors import ConvergenceError, DeckError, SimulationError
+from memprop.deck.deck import Deck
+from memprop.errors import ConvergenceError, DeckError, MissingNode, SimulationError
 
-_KINDS: Sequence[tuple[type[SimulationError], str]] = (
-    (ConvergenceError, r"timestep too small|singular matrix|no convergence|iteration limit reached|gmin step.*failed"
-                       r"|source stepping failed|doAnalyses:.*(?:failed|not found)|convergence problem"),
+Kinds = Sequence[tuple[type[SimulationError], str]]
+
+_FATAL: Kinds = (
+    (MissingNode, r"no data saved for"),
+    (ConvergenceError, r"timestep too small|singular matrix|doAnalyses:|run simulation\(s\) aborted|iteration limit reached"),
     (DeckError, r"circuit not parsed|unknown (?:subckt|parameter|model)|can't find model|undefined parameter|no such function"
-                r"|could ?n[o']t find include|too few parameters|fatal error|syntax error|no such parameter|unimplemented dot command"
-                r"|mismatch"),
+                r"|could ?n[o']t find include|too few parameters|fatal error|syntax error|no such parameter"
+                r"|unimplemented dot command"),
     (DeckError, r"^\s*error\b|simulation interrupted due to error"),
 )  # fmt: skip
-_HARMLESS = re.compile(
-    r"no compatibility mode|unsupported ngspice version|gmin step.*(?:started|successful|completed)|^\s*note:|^\s*warning: dynamic gmin",
-    re.IGNORECASE,
-)
+_SUSPICIOUS: Kinds = ((ConvergenceError, r"gmin step.*failed|source stepping failed|no convergence"),)
+"""What explains missing output, and is harmless where the output is there: the next way to the operating point worked."""
+_NO_FAILURE = re.compile(r"^\s*circuit:|no compatibility mode|unsupported ngspice version|^\s*note:", re.IGNORECASE)
 
 
 def failure_in(log: str) -> tuple[type[SimulationError], str] | None:
     """Return the kind of failure and its line, or None when the log holds none. The gravest kind wins, then the first line."""
-    lines = [line for line in log.splitlines() if not _HARMLESS.search(line)]
-    for kind, pattern in _KINDS:
+    return _search(log, _FATAL)
+
+
+def explanation_in(log: str) -> tuple[type[SimulationError], str] | None:
+    """Return what may explain that output is missing: a failure, or a warning that is harmless otherwise."""
+    return _search(log, _FATAL) or _search(log, _SUSPICIOUS)
+
+
+def _search(log: str, kinds: Kinds) -> tuple[type[SimulationError], str] | None:
+    lines = [line for line in log.splitlines() if not _NO_FAILURE.search(line)]
+    for kind, pattern in kinds:
         for line in lines:
             if re.search(pattern, line, flags=re.IGNORECASE):
                 return kind, line.strip()
     return None
+
+
+def asked(deck: Deck, kind: type[SimulationError]) -> str:
+    """Return the end of the sentence: for a missing node, which ones were asked."""
+    return f"; asked were {', '.join((*deck.nodes, *deck.branches)[:5])}." if kind is MissingNode else "."
 
 
 def tail(log: str, lines: int = 3) -> str:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
 from memprop.deck.ngspice import main_text
-from memprop.errors import NoOutput, SimulationTimeout, SimulatorKilled
+from memprop.errors import EngineError, NoOutput, SimulationTimeout, SimulatorKilled
 from memprop.files import inside, write_atomic
 from memprop.spice.find import Program, find_ngspice
-from memprop.spice.log import failure_in, tail
+from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.raw import Plot, read_raw
 from memprop.spice.recording import Recording, make_recording
 
@@ -82,10 +82,13 @@ def run_process(command: Sequence[str], folder: Path, timeout_s: float, title: s
     """Run a simulator in ``folder`` in its own process group; its output goes to ``log.txt``, which survives a kill."""
     log_path = folder / "log.txt"
     with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env=_environment(os.environ),
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=_environment(os.environ),
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineError(f"{command[0]} does not start: {error.strerror}. Install it again.") from error
         try:
             status = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -109,9 +112,10 @@ def _environment(base: Mapping[str, str]) -> dict[str, str]:
 
 def _read(deck: Deck, folder: Path, done: Finished, engine: str) -> Recording:
     raw = folder / "out.raw"
-    failure = failure_in(done.log)
+    missing = done.status or not raw.is_file() or not raw.stat().st_size
+    failure = explanation_in(done.log) if missing else failure_in(done.log)
     if failure:
-        raise failure[0](deck.title, f"ngspice says: {failure[1]}.", folder)
+        raise failure[0](deck.title, f"ngspice says: {failure[1].rstrip('.')}{asked(deck, failure[0])}", folder)
     if done.status:
         raise SimulatorKilled(deck.title, f"ngspice ended with status {done.status}: {tail(done.log)}.", folder)
     if not raw.is_file() or not raw.stat().st_size:

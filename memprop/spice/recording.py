@@ -31,8 +31,8 @@ def make_recording(
     time = column("time")
     if time is None or not len(time):
         raise NoOutput(deck.title, "the output holds no time point.", folder)
-    wanted = {node: (f"v({node})", "V") for node in deck.nodes}
-    wanted |= {f"i({branch})": (f"i({branch})", "A") for branch in deck.branches}
+    wanted = {node: (f"v({node.lower()})", "V") for node in deck.nodes}
+    wanted |= {f"i({branch})": (f"i({branch.lower()})", "A") for branch in deck.branches}
     found = {name: column(raw) for name, (raw, _) in wanted.items()}
     missing = [name for name, values in found.items() if values is None]
     if missing:

@@ -19,7 +19,7 @@ from memprop.deck.deck import Deck
 from memprop.deck.ngspice import main_text
 from memprop.errors import DeckError, NoOutput, RawFileError, SimulationTimeout, SimulatorKilled
 from memprop.spice.find import find_libngspice
-from memprop.spice.log import failure_in, tail
+from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.recording import Recording, make_recording
 
 RUNS_PER_HELPER = 50
@@ -30,6 +30,21 @@ RUNS_PER_HELPER = 50
 class _Helper:
     process: subprocess.Popen[bytes]
     runs: int = 0
+
+    @property
+    def answers(self) -> IO[bytes]:
+        if self.process.stdout is None:
+            raise ValueError("no pipe")
+        return self.process.stdout
+
+    def request(self, line: bytes) -> None:
+        """Send a request and wait until it is received; raise OSError or ValueError if nobody is there."""
+        if self.process.stdin is None:
+            raise ValueError("no pipe")
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+        _line(self.answers)
+        self.runs += 1
 
     def end(self) -> None:
         self.process.kill()
@@ -60,12 +75,12 @@ class SharedEngine:
         ------
         SimulationError: one of its kinds, see `memprop.errors`.
         """
-        helper = self._helper()
+        helper = self._send(deck)
         timed_out = threading.Event()
         alarm = threading.Timer(timeout_s, lambda: (timed_out.set(), helper.process.kill()))
         alarm.start()
         try:
-            head, values = _ask(helper, _flat_text(deck), deck.title)
+            head, values = _receive(helper, deck.title)
         except SimulatorKilled as error:
             self._drop(helper)
             if timed_out.is_set():
@@ -82,16 +97,30 @@ class SharedEngine:
         for helper in list(self._helpers.values()):
             self._drop(helper)
 
+    def _send(self, deck: Deck) -> _Helper:
+        """Hand the deck to this thread's helper; one that died while idle is replaced."""
+        request = json.dumps({"netlist": _flat_text(deck)}).encode() + b"\n"
+        for _ in range(2):
+            helper = self._helper()
+            with contextlib.suppress(OSError, ValueError):
+                helper.request(request)
+                return helper
+            self._drop(helper)
+        raise SimulatorKilled(deck.title, "the helper process with libngspice ended before it took the deck.")
+
     def _helper(self) -> _Helper:
         key = threading.get_ident()
         with self._lock:
-            if key not in self._helpers or self._helpers[key].process.poll() is not None:
+            if key in self._helpers and self._helpers[key].process.poll() is not None:
+                self._helpers.pop(key).end()
+            if key not in self._helpers:
                 script = Path(__file__).with_name("worker.py")
                 process = subprocess.Popen(
                     [sys.executable, str(script)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
+                    cwd=script.parent,  # where no .spiceinit of the user lies
                     env={**os.environ, "NGSPICE_LIBRARY_PATH": self.library},
                 )
                 self._helpers[key] = _Helper(process)
@@ -103,17 +132,11 @@ class SharedEngine:
             self._helpers = {key: value for key, value in self._helpers.items() if value is not helper}
 
 
-def _ask(helper: _Helper, netlist: str, title: str) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    helper.runs += 1
-    stdin, stdout = helper.process.stdin, helper.process.stdout
-    if stdin is None or stdout is None:
-        raise SimulatorKilled(title, "the helper has no pipes.")
+def _receive(helper: _Helper, title: str) -> tuple[dict[str, Any], NDArray[np.float64]]:
     try:
-        stdin.write(json.dumps({"netlist": netlist}).encode() + b"\n")
-        stdin.flush()
-        head = json.loads(_line(stdout))
+        head = json.loads(_line(helper.answers))
         points, names = head["shape"]
-        content = stdout.read(8 * points * names)
+        content = helper.answers.read(8 * points * names)
     except (OSError, ValueError) as error:
         raise SimulatorKilled(title, "the helper process with libngspice ended while simulating.") from error
     if len(content) != 8 * points * names:
@@ -132,13 +155,14 @@ def _flat_text(deck: Deck) -> str:
     """Return the deck as one text: the library reads lines, not files."""
     lines = main_text(deck).splitlines()
     body = [line for line in lines[1:] if not line.startswith(".include")]
-    return "\n".join([lines[0], *deck.files.values(), *body]) + "\n"
+    # PySpice takes a title with the word error for one, so the title stays here.
+    return "\n".join(["* memprop", *deck.files.values(), *body]) + "\n"
 
 
 def _recording(deck: Deck, head: dict[str, Any], values: NDArray[np.float64]) -> Recording:
-    failure = failure_in(head["log"])
+    failure = failure_in(head["log"]) if head["names"] else explanation_in(head["log"])
     if failure:
-        raise failure[0](deck.title, f"libngspice says: {failure[1]}.")
+        raise failure[0](deck.title, f"libngspice says: {failure[1].rstrip('.')}{asked(deck, failure[0])}")
     if not head["names"]:
         raise NoOutput(deck.title, f"libngspice wrote no data: {tail(head['log'])}.", remedy=DeckError.remedy)
     index = {_raw_name(name): k for k, name in enumerate(head["names"])}

@@ -26,8 +26,10 @@ def _simulate(ngspice: Any, netlist: str) -> tuple[list[str], np.ndarray, str]:
     try:
         ngspice.load_circuit(netlist)
         ngspice.run()
-    except Exception as error:
-        problem = f"\nError: {type(error).__name__}: {error}"
+    except (
+        Exception
+    ) as error:  # PySpice raises NameError and others, also where ngspice only warned; the log tells the kind
+        problem = f"\nPySpice: {type(error).__name__}: {error}"
     log = "\n".join(ngspice.said) + problem
     if ngspice.last_plot in ("const", ""):
         return [], np.empty((0, 0)), log
@@ -54,6 +56,8 @@ def main() -> None:
 
     ngspice = Listening(send_data=False)
     for line in sys.stdin:
+        answers.write(b"received\n")  # who dies before this line was dead when the request came
+        answers.flush()
         names, values, log = _simulate(ngspice, json.loads(line)["netlist"])
         head = {"names": names, "shape": values.shape, "log": log, "version": ngspice.ngspice_version}
         answers.write(json.dumps(head).encode() + b"\n" + values.tobytes())
