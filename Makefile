@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 .PHONY: ngspice
 ngspice:
-	@command -v ngspice >/dev/null && ldconfig -p | grep -q libngspice || { \
+	@command -v ngspice >/dev/null && $(PYTHON) -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library("ngspice") is None)' || { \
 	  command -v apt-get >/dev/null && $(APT) update -qq && $(APT) install -y -qq ngspice libngspice0 >/dev/null && command -v ngspice >/dev/null; } \
 	  || { echo "ngspice is missing: sudo apt-get install ngspice libngspice0 (macOS: brew install ngspice libngspice)"; exit 1; }
 

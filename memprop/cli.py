@@ -36,7 +36,10 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of network and bundle.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<name>.")] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>.")] = None,
-    images: Images = 300,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Test images to simulate in SPICE; default 300 of MNIST, all 359 of digits.", min=1),
+    ] = None,
     full_images: Annotated[int, typer.Option(help="Images simulated with every RRAM cell a resistor.", min=0)] = 2,
     engine: EngineName = "ngspice",
     workers: Workers = None,
@@ -53,7 +56,7 @@ def train(
     settings = replace(base, name=name or base.name, hidden=tuple(hidden) if hidden else base.hidden, learning=learning)
     train_loop(
         settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,
-        images=images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,
+        images=images or settings.spice_images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,
     )  # fmt: skip
 
 
@@ -145,6 +148,12 @@ def main() -> None:
         app()
     except MempropError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        Console(stderr=True).print(
+            f"[bold red]error:[/] cannot read or write: {error}. Check the path, its rights and the disk space; "
+            "finished work is kept.", highlight=False, soft_wrap=True,
+        )  # fmt: skip
         sys.exit(1)
     except _Interrupted:
         Console(stderr=True).print("interrupted; finished work is kept, the same command goes on from there.")

@@ -522,6 +522,42 @@ def test_control_block_left_open_in_an_included_file_cannot_hide_a_command(tmp_p
         scanned(tmp_path, ".include one.inc\nshell ls\n.endc", one="* one\n.control\nrun\n")
 
 
+EVIL = "echo x > evil"
+"""An element with the letter e to a reader that believes to be outside of a control block."""
+OPEN = f"* open\n.control\n{EVIL}\n.endc\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "files"),
+    [
+        (f".control\n* x\x0c.endc\n{EVIL}\n.endc", {}),
+        (f".control\n* x\r.endc\n{EVIL}\n.endc", {}),
+        (f".control\n* x\u2028.endc\n{EVIL}\n.endc", {}),
+        (".include a.inc b", {"a.inc b": "* fine\n", "a.inc": OPEN}),
+        (".include a.inc $b", {"a.inc $b": "* fine\n", "a.inc": OPEN}),
+        (".include a.inc;b", {"a.inc;b": "* fine\n", "a.inc": OPEN}),
+        ('.include "a.inc" "b', {'a.inc" "b': "* fine\n", "a.inc": OPEN}),
+        (".include ~/a.inc", {"~/a.inc": "* fine\n"}),
+        (".include x.inc\n.control\nrun\n.include x.inc\n.endc", {"x.inc": "* x\ncodemodel ./a.cm 0 1p\n"}),
+        (".include d/a.inc", {"d/a.inc": "* a\n.include b.inc\n", "b.inc": "* fine\n", "d/b.inc": OPEN}),
+    ],
+    ids=[
+        "form feed", "carriage return", "line separator", "second word", "dollar", "semicolon", "quotes", "home",
+        "file read twice", "beside the including file",
+    ],
+)  # fmt: skip
+def test_file_that_ngspice_reads_otherwise_than_it_looks_is_refused(
+    body: str, files: dict[str, str], tmp_path: Path
+) -> None:
+    """ngspice ends lines only at line feeds, and takes the first word of an include; most of these did run their command."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text.encode())
+    (tmp_path / "main.cir").write_bytes(f"* title\nv1 a 0 1\n{body}\n.end\n".encode())
+    with pytest.raises(BundleError, match=r"(?:main\.cir|\.inc), line \d: "):
+        scan(tmp_path, "main.cir")
+
+
 def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
     scanned(tmp_path, ".include one.inc", one="* one\n.include one.inc\n")
 
@@ -613,3 +649,10 @@ def test_network_that_cannot_be_exported_leaves_the_earlier_bundle(bundle: Path,
     with pytest.raises(InputError, match=r"stimulus has 6 rows; network other has 5"):
         write_bundle(bundle, other, ENCODER, stored(network, runs), origin)
     assert content(bundle) == before
+
+
+def test_initialisation_file_in_a_bundle_is_refused(bundle: Path) -> None:
+    """A designer's plain ngspice would run it."""
+    (bundle / ".spiceinit").write_text("echo hello\n")
+    with pytest.raises(BundleError, match=r"not as exported: \.spiceinit is not part of it"):
+        replayed(bundle)

@@ -100,7 +100,7 @@ def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
 def _cells(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
     """Cell subcircuits, each once."""
     found: dict[str, Cell] = {}
-    for cell in (*(population.cell for population in network.populations), network.synapse):
+    for cell in (*(population.cell for population in network.populations), network.pair):
         if cell.name.startswith(RESERVED) or found.setdefault(cell.name, cell).text != cell.text:
             raise InputError(
                 f"network {network.name}: cell name '{cell.name}' stands for two subcircuits of the deck. Rename your cell."
@@ -168,7 +168,7 @@ def _crossbars_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: A
             for c in range(0, columns, TILE):
                 block = (slice(r, min(r + TILE, rows)), slice(c, min(c + TILE, columns)))
                 name = f"tile_{projection.name}_r{r // TILE}_c{c // TILE}"
-                tiles.append(_tile(name, network.synapse.name, projection.g_plus[block], projection.g_minus[block]))
+                tiles.append(_tile(name, network.pair.name, projection.g_plus[block], projection.g_minus[block]))
                 lines = _row_lines(projection, range(block[0].start, block[0].stop))
                 ends = [f"{projection.post}_col{j}" for j in range(block[1].start, block[1].stop)]
                 top.X(f"_{name}", name, *lines, *ends)

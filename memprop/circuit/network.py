@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PySpice.Spice.Netlist import SubCircuit
 
-from memprop.circuit.cell import Cell, load_cell
+from memprop.circuit.cell import Cell, as_cell
 from memprop.conductance.pair import Array, ConductanceRange, check_pair
 from memprop.errors import InputError
 
@@ -63,10 +64,12 @@ class Network:
     populations: tuple[Population, ...]
     projections: tuple[Projection, ...]
     window: ConductanceRange
-    synapse: Cell = field(default_factory=lambda: load_cell("rram_pair"))
+    synapse: Cell | SubCircuit | str = "rram_pair"
+    """Cell of every pair: a Cell, the name of a shipped one, or a user's own PySpice SubCircuit."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        object.__setattr__(self, "synapse", self.pair)  # read and checked once
         if self.inputs < 1 or not self.populations:
             raise InputError(
                 f"network {self.name} has {self.inputs} input rows and {len(self.populations)} populations; needs 1 of each."
@@ -100,6 +103,11 @@ class Network:
         raise InputError(
             f"network {self.name} has no population '{name}'. Known: {', '.join(p.name for p in self.populations)}."
         )
+
+    @property
+    def pair(self) -> Cell:
+        """Cell of every pair."""
+        return as_cell(self.synapse, "synapse", "rram_pair")
 
     @property
     def cells(self) -> int:
@@ -140,9 +148,17 @@ def check_name(name: str) -> None:
 
 
 def population_of(
-    name: str, size: int, cell: Cell, parameters: Mapping[str, ArrayLike], rest: float | tuple[float, ...]
+    name: str,
+    size: int,
+    cell: Cell | SubCircuit | str,
+    parameters: Mapping[str, ArrayLike],
+    rest: float | tuple[float, ...],
 ) -> Population:
-    """Return a population with checked parameters; ``rest`` in V is one value or one per neuron."""
+    """Return a population with checked parameters; ``rest`` in V is one value or one per neuron.
+
+    ``cell`` is a Cell, the name of a shipped one, or a user's own PySpice SubCircuit with the ports of a neuron.
+    """
+    cell = as_cell(cell, "neuron", "mif")
     values = cell.values(size, parameters)
     level = tuple(float(v) for v in np.broadcast_to(np.asarray(rest, dtype=np.float64), size))
     return Population(name, size, cell, values, level)

@@ -55,7 +55,7 @@ def make_deck(
 
 def model_files(circuit: Elaborated) -> list[str]:
     """Return the names of the device model files that the cells need."""
-    cells = [population.cell for population in circuit.network.populations] + [circuit.network.synapse]
+    cells = [population.cell for population in circuit.network.populations] + [circuit.network.pair]
     return list(dict.fromkeys(name for cell in cells for name in cell.card.models))
 
 

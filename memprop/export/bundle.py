@@ -210,7 +210,7 @@ def _manifest(
         format=FORMAT, name=network.name, memprop_version=provenance.versions["memprop"], inputs=network.inputs,
         classes=provenance.classes, g_min=network.window.g_min, g_max=network.window.g_max, dt=provenance.dt,
         max_step=provenance.max_step, dataset=provenance.dataset, seed=provenance.seed,
-        encoder=EncoderRecord(**{**asdict(encoder), "onsets": list(encoder.onsets)}), synapse=network.synapse.card,
+        encoder=EncoderRecord(**{**asdict(encoder), "onsets": list(encoder.onsets)}), synapse=network.pair.card,
         populations=populations, projections=projections, testbenches=testbenches, versions=dict(provenance.versions),
         measured=dict(provenance.measured), files=files,
     )  # fmt: skip

@@ -133,7 +133,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Raise BundleError naming every file that is missing or differs from what was exported."""
-    wrong = []
+    wrong = [f"{path.name} is not part of it" for path in folder.glob(".spiceinit*")]  # ngspice would run it
     for name, digest in manifest.files.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):

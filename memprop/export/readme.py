@@ -27,7 +27,7 @@ A trained memristive spiking network, {sizes}, with {network.cells} RRAM cells i
 
     ngspice -b {first}
 
-in this folder. Every measurement prints PASS or FAIL, the last line is `TESTBENCH PASS` or `TESTBENCH FAIL`, and the exit
+in this folder. Every measurement prints PASS or FAIL, the verdict is `TESTBENCH PASS` or `TESTBENCH FAIL`, and the exit
 status is 0 or 1. The output membranes are written as a `.raw` file. With memprop, `memprop replay <this folder>` also compares
 the waveforms with `expected/`.
 

@@ -42,11 +42,15 @@ def _scan(folder: Path, file: str, seen: set[str], *, control: bool) -> bool:
     if file in seen:
         return control
     seen.add(file)
-    for number, raw in enumerate(_text(folder, file).splitlines(), 1):
+    for number, raw in enumerate(_text(folder, file).split("\n"), 1):
         line = raw.strip()
         where = f"{folder}/{file}, line {number}"
+        if not raw.removesuffix("\r").replace("\t", " ").isprintable():
+            raise BundleError(f"{where}: it holds a control character, which hides what follows. Remove it.")
         word = line.split(None, 1)[0].lower() if line else ""
         if word == ".include":
+            if control or "/" in file:
+                raise BundleError(f"{where}: .include is not allowed here; only the top level may include. Move it.")
             control = _scan(folder, _included(line, where), seen, control=control)
         elif control and word != ".endc":
             _check_control(line, where)
@@ -58,9 +62,10 @@ def _scan(folder: Path, file: str, seen: set[str], *, control: bool) -> bool:
 
 def _included(line: str, where: str) -> str:
     words = line.split(None, 1)
-    if len(words) < 2:
-        raise BundleError(f"{where}: .include names no file. Export the bundle again.")
-    return words[1].strip().strip("\"'")
+    name = re.fullmatch(r"([\"']?)([\w./-]+)\1", words[1].strip()) if len(words) == 2 else None
+    if name is None:
+        raise BundleError(f"{where}: .include must name one file, of letters, digits and ._-/ only. Correct the name.")
+    return name[2]
 
 
 def _check_control(line: str, where: str) -> None:
@@ -89,7 +94,7 @@ def _check_netlist(line: str, word: str, where: str) -> None:
 
 def _text(folder: Path, file: str) -> str:
     try:
-        return inside(folder, file).read_text(encoding="utf-8")
+        return inside(folder, file).read_bytes().decode("utf-8")
     except InputError as error:
         raise BundleError(f"bundle {folder}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -32,6 +32,8 @@ class RunSettings:
     """Neurons of each hidden population."""
     dt: float = 0.5e-6
     """Time step of the twin, in s."""
+    spice_images: int = 300
+    """Test images that are simulated in SPICE when nothing else is asked."""
     encoder: AlphaEncoder = field(default_factory=AlphaEncoder)
     learning: BPTTConfig = field(default_factory=BPTTConfig)
 
@@ -49,6 +51,7 @@ PRESETS: dict[str, RunSettings] = {
         "digits_mif",
         "digits",
         (32,),
+        spice_images=359,
         learning=BPTTConfig(
             epochs=24,
             batch=64,

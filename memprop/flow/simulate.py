@@ -20,7 +20,7 @@ from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images
 from memprop.deck.deck import Deck
 from memprop.deck.ngspice import make_deck
-from memprop.errors import InputError, SimulationError
+from memprop.errors import InputError, OutputError, SimulationError
 from memprop.files import ensure_folder, sha256
 from memprop.spice.engine import Engine
 from memprop.spice.pool import run_many
@@ -191,8 +191,14 @@ def _keep(path: Path | None, result: ImageResult) -> None:
         return
     temporary = path.with_name(f".{path.name}.tmp.npz")
     fields = {name: getattr(result, name) for name in ImageResult.__dataclass_fields__ if name != "index"}
-    np.savez_compressed(temporary, **fields)
-    temporary.replace(path)
+    try:
+        np.savez_compressed(temporary, **fields)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot keep the result of image {result.index} in {path.parent}: {error.strerror or error}. "
+            "Earlier results are kept; free some space and run again."
+        ) from error
 
 
 def _reduce(index: int, circuit: Elaborated, recording: Recording, encoder: AlphaEncoder, dt: float) -> ImageResult:
