@@ -1,9 +1,11 @@
 # Targets are listed by `make help`. Everything goes into .venv; nothing else of the system is touched but ngspice.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-APT    := $(shell [ "$$(id -u)" = 0 ] && echo apt-get || echo sudo apt-get)
-ARGS   ?=
+PYTHON   ?= python3
+PIP_ARGS ?=
+ARGS     ?=
+VENV     := .venv
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+APT      := $(shell [ "$$(id -u)" = 0 ] && echo apt-get || echo sudo apt-get)
 
 .DEFAULT_GOAL := help
 
@@ -12,21 +14,32 @@ help: ## list the targets
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: $(VENV)/.installed ngspice ## virtual environment, packages, ngspice
+setup: ngspice $(VENV)/.installed ## ngspice, virtual environment, packages (PYTHON=python3.12, PIP_ARGS="...")
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "memprop needs Python 3.11 or newer: make setup PYTHON=python3.11"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { command -v apt-get >/dev/null && $(APT) update -qq && $(APT) install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } \
-	  || { echo "no virtual environment: install python3-venv (Debian/Ubuntu: sudo apt-get install python3-venv), then run make again"; exit 1; }
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
-
+# The program is needed; the library serves the engine ngspice-shared and the tests, and is installed where that is possible.
 .PHONY: ngspice
 ngspice:
-	@command -v ngspice >/dev/null && $(PYTHON) -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library("ngspice") is None)' || { \
-	  command -v apt-get >/dev/null && $(APT) update -qq && $(APT) install -y -qq ngspice libngspice0 >/dev/null && command -v ngspice >/dev/null; } \
-	  || { echo "ngspice is missing: sudo apt-get install ngspice libngspice0 (macOS: brew install ngspice libngspice)"; exit 1; }
+	@n="$${MEMPROP_NGSPICE:-ngspice}"; command -v "$$n" >/dev/null && $(PYTHON) -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("ngspice"))' || { \
+	  command -v apt-get >/dev/null && echo "installing ngspice ..." && $(APT) update -qq && $(APT) install -y -qq ngspice libngspice0 >/dev/null; \
+	  command -v "$$n" >/dev/null || { echo "ngspice is missing. Debian/Ubuntu: sudo apt-get install ngspice libngspice0; macOS: brew install ngspice libngspice"; exit 1; }; }
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "memprop needs Python 3.11 or newer, for example: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  p="python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"; rm -rf $(VENV); \
+	  { command -v apt-get >/dev/null && $(APT) update -qq && $(APT) install -y -qq "$$p" >/dev/null && $(PYTHON) -m venv $(VENV); } \
+	  || { echo "no virtual environment. Debian/Ubuntu: sudo apt-get install $$p; then run make again"; exit 1; }; }
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing the packages ..."
+	@$(PIP) torch
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	@echo "installing the packages of the tests ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
 
 .PHONY: train
 train: setup ## MNIST, the whole loop: train, write back, simulate in ngspice, export netlists/mnist_mif (ARGS="--epochs 5" ...)
@@ -49,26 +62,26 @@ verify: setup ## print the proofs: cell check tables, gradient against finite di
 	$(BIN)/memprop verify netlists/digits_mif
 
 .PHONY: doctor
-doctor: setup ## what is installed, what is missing and how to get it
+doctor: $(VENV)/.installed ## what is installed, what is missing and how to get it
 	$(BIN)/memprop doctor
 
 .PHONY: test
-test: setup ## lint, types, and all tests but the slow ones
+test: setup $(VENV)/.tests ## lint, types, and all tests but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -n 2
 
 .PHONY: test-slow
-test-slow: setup ## the proofs that take minutes
+test-slow: setup $(VENV)/.tests ## the proofs that take minutes
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: golden
-golden: setup ## write the golden decks anew; read the diff before you commit it
+golden: setup $(VENV)/.tests ## write the golden decks anew; read the diff before you commit it
 	MEMPROP_GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py
 
 .PHONY: format
-format: setup ## format and sort imports
+format: setup $(VENV)/.tests ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

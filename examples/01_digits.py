@@ -15,7 +15,9 @@ def main(folder: Path = Path("runs/example_digits"), epochs: int = 24, images: i
 
     # 64 rows -> 32 memristive neurons -> 10 memristive neurons, each crossbar a pair of conductances per weight
     twin = memprop.Twin((data.rows, 32, data.classes))
-    config = memprop.BPTTConfig(epochs, 64, rate_input=1e-6, decay=3e-3, temperature=10e-3, shift=0, validation=138)
+    config = memprop.BPTTConfig(
+        epochs, 64, rate_input=1e-6, decay=3e-3, dt=0.5e-6, temperature=10e-3, shift=0, validation=138
+    )
     history = memprop.fit(twin, data, config)
     print(
         f"validation {100 * max(history.validation):.1f} %, twin {100 * memprop.twin_accuracy(twin, data):.1f} % on the test set"
@@ -37,7 +39,7 @@ def main(folder: Path = Path("runs/example_digits"), epochs: int = 24, images: i
 
     # a folder that a designer can run with plain ngspice
     measured = memprop.summarise(found, None, None, results, len(data.test.labels))
-    origin = memprop.provenance(twin, data, engine, measured)
+    origin = memprop.provenance(twin, data, engine, measured, config.seed)
     memprop.export_bundle(folder, network, twin.encoder, data, [("reduced", results.done[some[0]])], origin)
     print(f"bundle: {folder}   try: memprop replay {folder}")
     return found

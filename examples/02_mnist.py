@@ -15,7 +15,7 @@ def main(
 ) -> memprop.Comparison:
     data = memprop.load("mnist")
     twin = memprop.Twin((data.rows, hidden, data.classes), seed=1)
-    config = memprop.BPTTConfig(epochs=epochs, seed=1)
+    config = memprop.BPTTConfig(epochs=epochs, dt=0.5e-6, seed=1)
     folder.mkdir(parents=True, exist_ok=True)
     memprop.fit(
         twin,
@@ -40,7 +40,7 @@ def main(
     )
 
     measured = memprop.summarise(found, memprop.twin_accuracy(twin, data), None, results, len(data.test.labels))
-    origin = memprop.provenance(twin, data, engine, measured, seed=1)
+    origin = memprop.provenance(twin, data, engine, measured, config.seed)
     memprop.export_bundle(folder / "bundle", network, twin.encoder, data, [("reduced", results.done[some[0]])], origin)
     return found
 

@@ -10,7 +10,6 @@ import torch
 from PySpice.Spice.Netlist import SubCircuit
 
 import memprop
-from memprop.circuit.network import population_of
 
 
 class LeakyIntegrator(SubCircuit):
@@ -28,7 +27,7 @@ def main() -> float:
     """Return the membrane in V after 100 us at 0.1 V on a row with 20 uS - 1 uS."""
     synapse = memprop.Projection("x0", "x1", g_plus=np.array([[20e-6]]), g_minus=np.array([[1e-6]]))
     network = memprop.Network(
-        "own", 1, (population_of("x1", 1, LeakyIntegrator(), {}, 0.0),), (synapse,), memprop.ConductanceRange()
+        "own", 1, (memprop.population_of("x1", 1, LeakyIntegrator(), {}, 0.0),), (synapse,), memprop.ConductanceRange()
     )
     encoder = memprop.AlphaEncoder(rise=10e-6, onsets=(0.0,))
     circuit = memprop.elaborate(network, "full", encoder.stimulus(torch.ones(1)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memprop.circuit.cell import Cell, load_cell
     from memprop.circuit.elaborate import elaborate
-    from memprop.circuit.network import Network, Population, Projection
+    from memprop.circuit.network import Network, Population, Projection, population_of
     from memprop.conductance.pair import ConductanceRange
     from memprop.data.encode import AlphaEncoder
     from memprop.data.sets import Images, load
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "circuit.cell": ("Cell", "load_cell"),
     "circuit.elaborate": ("elaborate",),
-    "circuit.network": ("Network", "Population", "Projection"),
+    "circuit.network": ("Network", "Population", "Projection", "population_of"),
     "conductance.pair": ("ConductanceRange",),
     "data.encode": ("AlphaEncoder",),
     "data.sets": ("Images", "load"),
@@ -74,6 +74,7 @@ __all__ = [
     "load_cell",
     "make_deck",
     "make_engine",
+    "population_of",
     "provenance",
     "run_many",
     "simulate_images",

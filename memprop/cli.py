@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from memprop.errors import MempropError
@@ -54,10 +55,12 @@ def train(
     base = PRESETS[dataset]
     learning = replace(base.learning, seed=seed, epochs=epochs if epochs is not None else base.learning.epochs)
     settings = replace(base, name=name or base.name, hidden=tuple(hidden) if hidden else base.hidden, learning=learning)
-    train_loop(
+    summary = train_loop(
         settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,
         images=images or settings.spice_images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,
     )  # fmt: skip
+    if summary["spice_failed"] or summary.get("full_failed"):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -73,9 +76,11 @@ def simulate(
     """Simulate test images of a bundle in SPICE and compare with the twin. Finished images are kept; more can be added."""
     from memprop.flow.commands import simulate_bundle  # noqa: PLC0415
 
-    simulate_bundle(
+    results = simulate_bundle(
         bundle, console, images=images, form=form, engine_name=engine, workers=workers, timeout_s=timeout_s, out=out
     )
+    if results.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -134,7 +139,7 @@ def doctor() -> None:
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C; typer would turn KeyboardInterrupt into a bare 'Aborted'."""
+    """Ctrl-C or a polite kill; typer would turn KeyboardInterrupt into a bare 'Aborted'."""
 
 
 def _interrupt(_signum: int, _frame: object) -> None:
@@ -143,15 +148,16 @@ def _interrupt(_signum: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line; memprop's own errors are printed as one sentence, not as a traceback."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except MempropError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except OSError as error:
         Console(stderr=True).print(
-            f"[bold red]error:[/] cannot read or write: {error}. Check the path, its rights and the disk space; "
+            f"[bold red]error:[/] cannot read or write: {escape(str(error))}. Check the path, its rights and the disk space; "
             "finished work is kept.", highlight=False, soft_wrap=True,
         )  # fmt: skip
         sys.exit(1)

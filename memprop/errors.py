@@ -21,6 +21,10 @@ class CheckpointError(MempropError):
     """A checkpoint is corrupt, or belongs to another training."""
 
 
+class TrainingError(MempropError):
+    """A training diverged."""
+
+
 class OutputError(MempropError, OSError):
     """A result cannot be written: the folder is read-only, full or not a folder."""
 

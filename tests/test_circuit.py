@@ -382,7 +382,7 @@ def test_cell_outside_the_window_is_named_with_its_value(value: float) -> None:
     [
         ((linear(3), linear(2)), "population 'x1' is there twice"),
         ((linear(3, "x0"),), "population 'x0' is there twice"),
-        ((replace(linear(3), rest=(0.0,)),), "population 'x1' .*not one rest voltage per neuron"),
+        ((replace(linear(3), rest=(0.0,)),), "population 'x1' .*not one finite rest voltage"),
     ],
 )
 def test_population_twice_or_without_rest_is_refused(populations: tuple[Population, ...], message: str) -> None:

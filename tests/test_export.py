@@ -25,6 +25,7 @@ from memprop.errors import BundleError, InputError, MempropError, NoOutput, Outp
 from memprop.export.bundle import StoredImage, load_bundle, write_bundle
 from memprop.export.replay import Verdict, replay
 from memprop.export.scan import scan
+from memprop.files import sha256
 from memprop.flow.loop import export_bundle, provenance
 from memprop.flow.simulate import ImageResult, SpiceSettings, simulate_images
 from memprop.spice.find import find_ngspice
@@ -510,7 +511,7 @@ def test_include_that_is_missing_binary_or_empty_is_refused(tmp_path: Path) -> N
 
 
 def test_included_file_is_read_as_strictly_as_the_first(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"deep\.inc, line 3: command 'shell' is not allowed"):
+    with pytest.raises(BundleError, match=r"deep\.inc, line 2: a control block is not allowed in an included file"):
         scanned(
             tmp_path, ".include one.inc", one="* one\n.INCLUDE 'deep.inc'\n", deep="* deep\n.control\nshell ls\n.endc\n"
         )
@@ -558,8 +559,44 @@ def test_file_that_ngspice_reads_otherwise_than_it_looks_is_refused(
         scan(tmp_path, "main.cir")
 
 
-def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
-    scanned(tmp_path, ".include one.inc", one="* one\n.include one.inc\n")
+def test_file_included_twice_is_refused(tmp_path: Path) -> None:
+    """What is harmless the first time need not be so the second time, in another place."""
+    with pytest.raises(BundleError, match=r"one\.inc, line 2: \.include is not allowed here: once per file"):
+        scanned(tmp_path, ".include one.inc", one="* one\n.include one.inc\n")
+    with pytest.raises(BundleError, match=r"main\.cir, line 4: \.include is not allowed here: once per file"):
+        scanned(tmp_path, ".include one.inc\n.include one.inc", one="* one\n")
+
+
+def test_script_in_disguise_of_a_comment_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "main.cir").write_text("*ng_script\necho hello\n")
+    with pytest.raises(
+        BundleError, match=r"main\.cir, line 1: a comment that ngspice takes as a command is not allowed"
+    ):
+        scan(tmp_path, "main.cir")
+
+
+def test_command_among_the_cells_of_a_strangers_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """Decks are made from cells.inc, so it must hold cells and nothing else, whatever the manifest says of it."""
+    mark = tmp_path / "mark"
+    edit(bundle / "cells.inc", r"^(\.subckt mif .*)$", rf"\1\n.control\nshell touch {mark}\n.endc")
+    digest = sha256((bundle / "cells.inc").read_bytes())
+    edit_manifest(bundle, lambda record: record["files"].update({"cells.inc": digest}))
+    with pytest.raises(BundleError, match=r"cells\.inc, line \d+: card '\.control' is not allowed among cells"):
+        load_bundle(bundle)
+    assert not mark.exists()
+
+
+def test_model_file_outside_of_the_models_is_refused(bundle: Path) -> None:
+    edit_manifest(bundle, lambda record: record["synapse"].update({"models": ["../pyproject.toml"]}))
+    with pytest.raises((InputError, BundleError), match=r"outside of|cannot be read"):
+        load_bundle(bundle)
+
+
+def test_word_pass_without_the_value_is_no_pass(bundle: Path) -> None:
+    """The expected values of the manifest count as well as those in the testbench."""
+    edit_manifest(bundle, lambda record: record["testbenches"][0]["checks"][0].update({"expected": 0.9}))
+    verdicts = replayed(bundle)
+    assert [v.passed for v in verdicts][:2] == [False, True]
 
 
 def test_exported_bundle_holds_nothing_that_is_refused(exported: Path) -> None:

@@ -108,7 +108,8 @@ class TestLoop:
         again = loop(made.folder)
         assert {path: path.stat().st_mtime_ns for path in (made.folder / "run" / "spice").iterdir()} == kept
         assert {path: path.read_bytes() for path in (made.folder / "bundle").glob("*.inc")} == netlists
-        same = {key for key in made.summary if key != "seconds"}
+        assert again["spice_cached"] == IMAGES
+        same = {key for key in made.summary if key not in ("seconds", "spice_cached")}
         assert {key: again[key] for key in same} == {key: made.summary[key] for key in same}
 
     def test_run_folder_of_other_settings_is_refused(self, made: Made) -> None:
@@ -153,10 +154,10 @@ class TestSimulateBundle:
             )
             return json.loads((tmp_path / "simulate_reduced.json").read_text())
 
-        assert run(2)["cached"] == 0
-        assert run(2)["cached"] == 2
+        assert run(2)["spice_cached"] == 0
+        assert run(2)["spice_cached"] == 2
         third = run(3)
-        assert third["cached"] == 2
+        assert third["spice_cached"] == 2
         assert len(third["images"]) == 3
 
     def test_unknown_form_is_refused(self, made: Made) -> None:

@@ -555,9 +555,11 @@ def test_unknown_engine_is_refused_with_the_known_ones() -> None:
         make_engine("hspice")
 
 
-def test_library_that_cannot_be_loaded_fails_the_deck_and_does_not_hang() -> None:
+def test_library_that_cannot_be_loaded_is_an_error_of_the_engine_and_does_not_hang() -> None:
     with contextlib.closing(SharedEngine(library="/nowhere/libngspice.so")) as engine:
-        with pytest.raises(SimulatorKilled, match=r"deck 'case': the helper process with libngspice ended"):
+        with pytest.raises(
+            EngineError, match=r"helper process with /nowhere/libngspice\.so does not start\. Debian/Ubuntu: sudo"
+        ):
             engine.run(divider(1.0), timeout_s=30)
         assert find_libngspice() != "/nowhere/libngspice.so"
 
@@ -618,6 +620,9 @@ class Pretend:
     slow: frozenset[str] = frozenset()
     lock: threading.Lock = field(default_factory=threading.Lock)
     error: Exception | None = None
+
+    def abort(self) -> None:
+        """Nothing runs elsewhere."""
 
     def run(self, deck: Deck, timeout_s: float = 600.0) -> xr.Dataset:
         with self.lock:
@@ -763,7 +768,7 @@ def test_helper_ends_when_its_parent_does(tmp_path: Path) -> None:
         "import os; from memprop.spice.shared import SharedEngine; from memprop.deck.deck import Deck, Transient\n"
         "engine = SharedEngine()\n"
         "engine.run(Deck('t', {'a.inc': 'v1 a 0 1\\nr1 a 0 1\\n'}, Transient(1e-5, 1e-6), ('a',)))\n"
-        "print([h.process.pid for h in engine._helpers.values()][0], flush=True); os.kill(os.getpid(), 9)\n"
+        "print([h.process.pid for h in engine._idle][0], flush=True); os.kill(os.getpid(), 9)\n"
     )
     root = Path(__file__).parents[1]
     interpreter = sys.executable

@@ -19,6 +19,8 @@ from memprop.files import shipped
 
 PORTS = {"neuron": ("mem", "e1", "e2", "ref"), "synapse": ("rp", "rn", "col")}
 """Ports of each kind of cell, in order."""
+RAILS = ("e1", "e2")
+"""Supply rails of a neuron, in the order of its ports."""
 
 
 class Supply(Strict):
@@ -195,6 +197,10 @@ def _checked(cell: Cell) -> Cell:
         raise InputError(
             f"cell '{cell.name}' has ports {' '.join(ports)} and its card {' '.join(cell.card.ports)}; "
             f"a {cell.card.kind} needs {' '.join(expected)}, in this order. Rename or reorder them."
+        )
+    if cell.card.kind == "neuron" and set(cell.card.supplies) != set(RAILS):
+        raise InputError(
+            f"cell '{cell.name}' has supplies {', '.join(cell.card.supplies) or 'none'} in its card; a neuron needs {', '.join(RAILS)}."
         )
     names = {str(name).lower() for name in cell.subcircuit.parameters}
     missing = (set(cell.card.parameters) | ({"gp", "gm"} if cell.card.kind == "synapse" else set())) - names

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from PySpice.Spice.Netlist import Circuit, SubCircuit
 
-from memprop.circuit.cell import Cell
+from memprop.circuit.cell import RAILS, Cell, load_cell
 from memprop.circuit.network import INPUT, Network, Population, Projection
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.conductance.pair import Array
@@ -114,7 +114,8 @@ def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG0
     """Rails, and for every neuron its column mirror, its cell and, where it drives rows, its row driver."""
     top = Circuit("populations")
     supplies = network.populations[0].cell.card.supplies
-    for rail, supply in supplies.items():
+    for rail in RAILS:
+        supply = supplies[rail]
         if any(p.cell.card.supplies[rail].voltage != supply.voltage for p in network.populations):
             raise InputError(
                 f"populations of {network.name} ask for different voltages of rail {rail}. Use one voltage per rail."
@@ -125,7 +126,7 @@ def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG0
         for j in range(population.size):
             column = f"{population.name}_col{j}"
             top.X(f"_{column}_mirror", "column_mirror", column, f"{column}_mem", 0)
-            top.X(f"_{column}_cell", population.cell.name, f"{column}_mem", *supplies, 0, **_instance(population, j))
+            top.X(f"_{column}_cell", population.cell.name, f"{column}_mem", *RAILS, 0, **_instance(population, j))
             if population.name in drives:
                 row = f"{population.name}_row{j}"
                 top.V(f"_{population.name}_rest{j}", f"{population.name}_rest{j}", 0, population.rest[j])
@@ -191,6 +192,11 @@ def _tile(name: str, cell: str, g_plus: Array, g_minus: Array) -> SubCircuit:
 
 def _crossbars_reduced(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
     """Crossbars between populations as transconductances."""
+    if network.pair.text != load_cell("rram_pair").text:
+        raise InputError(
+            f"network {network.name}: the reduced form replaces ideal pairs, and synapse '{network.pair.name}' is not the shipped "
+            "one. Use the full form."
+        )
     top = Circuit("reduced")
     for projection in network.projections:
         if projection.pre != INPUT:
@@ -237,13 +243,13 @@ def _transconductance(top: Circuit, projection: Projection) -> None:
 
 
 def _wave(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
-    """Make the waveform that all input rows share, a voltage of peak 1 V."""
+    """Make the waveform that all input rows share, pulses of 1 V each."""
     top = Circuit("wave")
     top.B("_x0_wave", "x0_wave", 0, v=_alpha_expression(stimulus.wave))
     # Behavioural sources set no breakpoints; this idle source makes the simulator land on every onset.
     points = sorted({0.0, *stimulus.wave.onsets, stimulus.wave.duration})
     top.V("_x0_break", "x0_break", 0, "pwl(" + " ".join(f"{point!r} 0" for point in points) + ")")
-    return Section("wave.inc", "waveform of the input rows, peak 1 V", (), top)
+    return Section("wave.inc", "waveform of the input rows, alpha pulses of 1 V each", (), top)
 
 
 def _alpha_expression(wave: AlphaWave) -> str:
@@ -274,7 +280,7 @@ PASSES: dict[Form, tuple[Callable[[Network, Stimulus], Section], ...]] = {
 
 
 def _meters(network: Network, form: Form) -> Iterator[Meter]:
-    for rail in network.populations[0].cell.card.supplies:
+    for rail in RAILS:
         yield Meter("neurons", rail, f"v_{rail}", -1.0)
     for population in network.populations:
         for j in range(population.size):

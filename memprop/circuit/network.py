@@ -77,10 +77,12 @@ class Network:
         sizes = {INPUT: self.inputs}
         for population in self.populations:
             check_name(population.name)
-            if population.name in sizes or len(population.rest) != population.size:
+            rest = np.asarray(population.rest, dtype=np.float64)
+            if population.name in sizes or rest.shape != (population.size,) or not np.isfinite(rest).all():
                 raise InputError(
-                    f"population '{population.name}' is there twice, or has not one rest voltage per neuron."
+                    f"population '{population.name}' is there twice, or has not one finite rest voltage in V per neuron."
                 )
+            as_cell(population.cell, "neuron", "mif").values(population.size, population.parameters)
             sizes[population.name] = population.size
         seen: set[str] = set()
         for projection in self.projections:

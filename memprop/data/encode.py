@@ -16,7 +16,7 @@ from memprop.errors import InputError
 class AlphaEncoder:
     """Pixel in [0, 1] -> alpha pulses of row voltage, ``V(t) = v_peak x pixel x k(t)``.
 
-    ``k(t)`` is the sum over the onsets of ``s exp(1 - s)`` with ``s = (t - onset)/rise``, which peaks at 1. All rows share
+    ``k(t)`` is the sum over the onsets of ``s exp(1 - s)`` with ``s = (t - onset)/rise``; each pulse alone peaks at 1. All rows share
     ``k``: the input is separable, so a crossbar sees the image once and the waveform afterwards.
 
     Raises
@@ -25,7 +25,7 @@ class AlphaEncoder:
     """
 
     v_peak: float = 0.1
-    """Row voltage of a full pixel, in V."""
+    """Row voltage at the peak of one pulse, for a full pixel, in V."""
     rise: float = 10e-6
     """Time from onset to peak, in s."""
     onsets: tuple[float, ...] = (0.0, 50e-6)
@@ -58,9 +58,9 @@ class AlphaEncoder:
             total = total + s * torch.exp(1.0 - s)
         return total
 
-    def middles(self, dt: float) -> Tensor:
-        """Return ``k`` in the middle of every step, float64 ``[T]``."""
-        return self.waveform((torch.arange(self.steps(dt), dtype=torch.float64) + 0.5) * dt)
+    def samples(self, dt: float) -> Tensor:
+        """Return ``k`` at the ends of all steps, float64 ``[T + 1]``."""
+        return self.waveform(torch.arange(self.steps(dt) + 1, dtype=torch.float64) * dt)
 
     def amplitude(self, images: Tensor) -> Tensor:
         """Return the row amplitudes in V, ``[B, rows]``, of images ``[B, ...]`` with pixels in [0, 1].
@@ -83,6 +83,6 @@ class AlphaEncoder:
         return Stimulus(amplitude, AlphaWave(self.rise, self.onsets, self.duration))
 
     def __call__(self, images: Tensor, dt: float) -> Tensor:
-        """Return row voltages in V in the middle of each step, ``[T, B, rows]``: what ``nn.Sequential`` of layers takes."""
+        """Return row voltages in V at the time points, ``[T + 1, B, rows]``: what ``nn.Sequential`` of layers takes."""
         amplitude = self.amplitude(images)
-        return self.middles(dt).to(amplitude)[:, None, None] * amplitude
+        return self.samples(dt).to(amplitude)[:, None, None] * amplitude

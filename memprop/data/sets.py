@@ -106,9 +106,9 @@ def _digits(cache: Path) -> Images:  # noqa: ARG001 - scikit-learn carries the d
     return Images("digits", Split(images[train], labels[train]), Split(images[test], labels[test]), 16)
 
 
-def _idx_set(name: str, sources: Callable[[Path], list[tuple[str, Callable[[], Arrays]]]]) -> Callable[[Path], Images]:
+def _idx_set(name: str, sources: Callable[[], list[tuple[str, Callable[[], Arrays]]]]) -> Callable[[Path], Images]:
     def read(cache: Path) -> Images:
-        arrays = _first_good(name, cache, sources(cache))
+        arrays = _first_good(name, cache, sources())
         train = Split(arrays["train_images"], arrays["train_labels"])
         return Images(name, train, Split(arrays["test_images"], arrays["test_labels"]), 255)
 

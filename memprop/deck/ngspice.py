@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from memprop.circuit.elaborate import Elaborated, Section
 from memprop.deck.deck import Deck, Transient
-from memprop.files import shipped
+from memprop.deck.numbers import to_text
+from memprop.errors import InputError
+from memprop.files import inside, shipped
 
 DEFAULT_OPTIONS: Mapping[str, float | str] = {"method": "trap", "reltol": 1e-4}
 
@@ -36,11 +38,11 @@ def make_deck(
     options: Mapping[str, float | str] | None = None,
 ) -> Deck:
     """Return the deck of a network: all membranes are kept, and with ``energy`` also the currents of all sources."""
-    files = {f"models/{name}": (shipped("models") / name).read_text(encoding="utf-8") for name in model_files(circuit)}
+    files = {f"models/{name}": model_text(name) for name in model_files(circuit)}
     files |= {section.file: section_text(section) for section in circuit.sections}
     nodes = [node for names in circuit.membranes().values() for node in names]
     meters = circuit.meters if energy else ()
-    nodes += [meter.node for meter in meters if meter.node not in set(nodes)]
+    nodes += [meter.node for meter in meters]
     title = f"{circuit.network.name} {circuit.form}"
     branches = tuple(meter.branch for meter in meters)
     return Deck(
@@ -59,6 +61,21 @@ def model_files(circuit: Elaborated) -> list[str]:
     return list(dict.fromkeys(name for cell in cells for name in cell.card.models))
 
 
+def model_text(name: str) -> str:
+    """Return the text of a shipped device model file.
+
+    Raises
+    ------
+    InputError: no such file, or the name leaves the folder of the models.
+    """
+    try:
+        return inside(shipped("models"), name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"device model file '{name}' is not shipped ({error.strerror}). Correct `models` in the card."
+        ) from error
+
+
 def main_text(deck: Deck) -> str:
     """Return the main file: includes, options, what to save, the analysis."""
     lines = [f"* {deck.title}"]
@@ -72,4 +89,4 @@ def main_text(deck: Deck) -> str:
 
 def transient_line(analysis: Transient) -> str:
     """Return the ``.tran`` card."""
-    return f".tran {analysis.max_step!r} {analysis.stop!r} 0 {analysis.max_step!r}"
+    return f".tran {to_text(analysis.max_step)} {to_text(analysis.stop)} 0 {to_text(analysis.max_step)}"

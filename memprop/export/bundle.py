@@ -20,7 +20,7 @@ from memprop.conductance.pair import Array, ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.deck.conductances import read_conductances
 from memprop.deck.deck import Deck
-from memprop.deck.ngspice import make_deck, model_files, section_text
+from memprop.deck.ngspice import make_deck, model_files, model_text, section_text
 from memprop.errors import BundleError, InputError
 from memprop.export.manifest import (
     FORMAT,
@@ -35,6 +35,7 @@ from memprop.export.manifest import (
     read_manifest,
 )
 from memprop.export.readme import readme_text
+from memprop.export.scan import scan_cells
 from memprop.export.testbench import make_checks, testbench_text
 from memprop.files import ensure_folder, sha256, shipped, write_atomic, write_json
 
@@ -88,7 +89,7 @@ def write_bundle(
     """
     if not images:
         raise InputError("a bundle needs at least one stored image for its testbench. Give one.")
-    _check_target(folder)
+    check_target(folder)
     files = _netlists(network, images[0].stimulus)
     testbenches = []
     for image in images:
@@ -103,8 +104,14 @@ def write_bundle(
     return manifest
 
 
-def _check_target(folder: Path) -> None:
-    """Make the folder; refuse one that is something else."""
+def check_target(folder: Path) -> None:
+    """Make the folder of a bundle.
+
+    Raises
+    ------
+    OutputError: it cannot be written.
+    BundleError: it holds something that is no bundle.
+    """
     ensure_folder(folder)
     if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise BundleError(
@@ -114,15 +121,16 @@ def _check_target(folder: Path) -> None:
 
 def _replace(folder: Path, files: Mapping[str, str], manifest: Manifest) -> None:
     """Write all files beside the earlier bundle first, so that a full disk leaves it whole; then put them in its place."""
-    staging = folder / ".new"
+    staging = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(staging, ignore_errors=True)
     try:
         for name, text in files.items():
             write_atomic(staging / name, text)
         write_json(staging / MANIFEST, manifest.model_dump())
-        for name in ("models", "expected"):
+        # Figures and summary of the earlier bundle go too: they would speak of another network.
+        for name in ("models", "expected", "figures"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for path in (*folder.glob("*.inc"), *folder.glob("testbench_*")):
+        for path in (*folder.glob("*.inc"), *folder.glob("testbench_*"), *folder.glob("summary.json")):
             path.unlink()
         for path in sorted(staging.iterdir()):
             path.replace(folder / path.name)
@@ -137,7 +145,8 @@ def _netlists(network: Network, stimulus: Stimulus) -> dict[str, str]:
         circuit = elaborate(network, form, stimulus)
         for name in model_files(circuit):
             for file in (name, name.replace(".lib", ".va")):
-                files[f"models/{file}"] = (shipped("models") / file).read_text(encoding="utf-8")
+                if file == name or (shipped("models") / file).is_file():
+                    files[f"models/{file}"] = model_text(file)
         files |= {s.file: section_text(s) for s in circuit.sections if not s.file.startswith("image_")}
     return files
 
@@ -227,6 +236,8 @@ def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEn
     manifest = read_manifest(folder)
     if not edited:
         check_files(folder, manifest)
+    _check_models(folder, manifest)
+    scan_cells(folder, "cells.inc")
     cells = _cells(_text(folder, "cells.inc"), folder)
     shapes = {f"{p.pre}_{p.post}": (p.rows, p.columns) for p in manifest.projections}
     text = _text(folder, CONDUCTANCES)
@@ -246,6 +257,17 @@ def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEn
     )
     record = manifest.encoder.model_dump()
     return network, AlphaEncoder(**{**record, "onsets": tuple(record["onsets"])}), manifest
+
+
+def _check_models(folder: Path, manifest: Manifest) -> None:
+    """Raise BundleError when decks made from the bundle would use other device models than the bundle itself."""
+    cards = [manifest.synapse, *(population.cell for population in manifest.populations)]
+    for name in dict.fromkeys(model for card in cards for model in card.models):
+        if _text(folder, f"models/{name}") != model_text(name):
+            raise BundleError(
+                f"bundle {folder}: models/{name} is not the model of this memprop. Replay works; to simulate, use the version "
+                f"{manifest.memprop_version} that wrote it, or export again."
+            )
 
 
 def _text(folder: Path, name: str) -> str:

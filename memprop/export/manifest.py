@@ -128,6 +128,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             f"{path} has format '{manifest.format}', this memprop reads '{FORMAT}'. Use the version that wrote it."
         )
+    missing = {"cells.inc", "conductances.inc", "populations.inc", "wave.inc", "reduced.inc"} - set(manifest.files)
+    if missing:
+        raise BundleError(f"{path} is damaged: it does not list {', '.join(sorted(missing))}. Export the bundle again.")
+    for name in manifest.files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise BundleError(
+                f"{folder}: the manifest names '{name}', which is outside of the bundle. Do not use this bundle."
+            )
     return manifest
 
 
@@ -136,10 +144,6 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     wrong = [f"{path.name} is not part of it" for path in folder.glob(".spiceinit*")]  # ngspice would run it
     for name, digest in manifest.files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(
-                f"{folder}: the manifest names '{name}', which is outside of the bundle. Do not use this bundle."
-            )
         if not path.is_file():
             wrong.append(f"{name} is missing")
         elif sha256(path.read_bytes()) != digest:

@@ -46,7 +46,7 @@ replaced by its exact transconductance and row loads; equal node voltages, far f
 | `cells.inc` | neuron and synapse subcircuits |
 | `populations.inc` | rails, neurons, column mirrors, row drivers |
 | `reduced.inc` | the crossbars between populations as transconductances |
-| `wave.inc` | input waveform, peak 1 V |
+| `wave.inc` | input waveform, alpha pulses of 1 V each |
 | `image_*.inc` | one stored image: gains of the row drivers (full), or the column currents it causes (reduced) |
 | `models/` | device models: Verilog-A source, and the subcircuit for simulators without OSDI |
 | `expected/` | expected output membranes, time in s and V |

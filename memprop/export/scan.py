@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from memprop.errors import BundleError, InputError
@@ -23,41 +24,61 @@ _CONTROL = re.compile(
 _CARDS = frozenset({
     ".include", ".subckt", ".ends", ".options", ".save", ".tran", ".end", ".control", ".endc", ".param", ".model", ".ic", ".temp",
 })  # fmt: skip
+_CELL_CARDS = frozenset({".subckt", ".ends", ".param", ".model"})
 _ELEMENTS = frozenset("bcdefghijklmqrvx+")
 """First letters of elements; not a, the code models, some of which read files and start programs."""
 
 
 def scan(folder: Path, file: str) -> None:
-    """Check ``folder/file`` and all that it includes, joined in the order in which the simulator reads them.
+    """Check the testbench ``folder/file`` and all that it includes.
 
     Raises
     ------
-    BundleError: a command, card or element that no circuit needs, or an include outside of ``folder``; with file and line.
+    BundleError: a command, card or element that no circuit needs, a file included twice, a control block outside of the
+    testbench, or an include outside of ``folder``; with file and line.
     """
-    _scan(folder, file, set(), control=False)
+    _scan(folder, file, {file}, main=True)
 
 
-def _scan(folder: Path, file: str, seen: set[str], *, control: bool) -> bool:
-    """Check one file; return whether a control block is open at its end."""
-    if file in seen:
-        return control
-    seen.add(file)
+def scan_cells(folder: Path, file: str) -> None:
+    """Check a file of subcircuits, which go into every deck that is made from the bundle.
+
+    Raises
+    ------
+    BundleError: it holds anything but subcircuits, parameters and models; with file and line.
+    """
+    for line, word, where in _lines(folder, file):
+        _check_netlist(line, word, where)
+        if word.startswith(".") and word not in _CELL_CARDS:
+            raise BundleError(f"{where}: card '{word}' is not allowed among cells. Remove it.")
+
+
+def _scan(folder: Path, file: str, seen: set[str], *, main: bool) -> None:
+    control = False
+    for line, word, where in _lines(folder, file):
+        if word == ".include":
+            name = _included(line, where)
+            if control or "/" in file or name in seen:
+                raise BundleError(f"{where}: .include is not allowed here: once per file, from the top level. Move it.")
+            seen.add(name)
+            _scan(folder, name, seen, main=False)
+        elif control and word != ".endc":
+            _check_control(line, where)
+        else:
+            _check_netlist(line, word, where)
+            if word == ".control" and not main:
+                raise BundleError(f"{where}: a control block is not allowed in an included file. Remove it.")
+            control = (control or word == ".control") and word != ".endc"
+
+
+def _lines(folder: Path, file: str) -> Iterator[tuple[str, str, str]]:
+    """Yield line, first word in lower case, and place; lines end where ngspice ends them, only at line feeds."""
     for number, raw in enumerate(_text(folder, file).split("\n"), 1):
         line = raw.strip()
         where = f"{folder}/{file}, line {number}"
         if not raw.removesuffix("\r").replace("\t", " ").isprintable():
             raise BundleError(f"{where}: it holds a control character, which hides what follows. Remove it.")
-        word = line.split(None, 1)[0].lower() if line else ""
-        if word == ".include":
-            if control or "/" in file:
-                raise BundleError(f"{where}: .include is not allowed here; only the top level may include. Move it.")
-            control = _scan(folder, _included(line, where), seen, control=control)
-        elif control and word != ".endc":
-            _check_control(line, where)
-        else:
-            _check_netlist(line, word, where)
-            control = (control or word == ".control") and word != ".endc"
-    return control
+        yield line, (line.split(None, 1)[0].lower() if line else ""), where
 
 
 def _included(line: str, where: str) -> str:
@@ -77,8 +98,8 @@ def _check_control(line: str, where: str) -> None:
 
 
 def _check_netlist(line: str, word: str, where: str) -> None:
-    if line.startswith("*") and "#" in line[:8] and line[1:].lstrip().startswith("#"):
-        raise BundleError(f"{where}: '*#' starts a command, which is not allowed in a bundle. Remove it.")
+    if re.match(r"\*\s*(?:#|ng_)", line, flags=re.IGNORECASE):
+        raise BundleError(f"{where}: a comment that ngspice takes as a command is not allowed in a bundle. Remove it.")
     if not line or line.startswith("*"):
         return
     if word.startswith("."):

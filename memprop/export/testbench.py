@@ -9,6 +9,7 @@ import numpy as np
 from memprop.conductance.pair import Array
 from memprop.deck.deck import Deck
 from memprop.deck.ngspice import transient_line
+from memprop.deck.numbers import to_text
 from memprop.export.manifest import Check
 
 MEAN_LIMIT = 0.1e-3
@@ -61,7 +62,7 @@ def testbench_text(deck: Deck, files: Sequence[str], checks: Sequence[Check], ra
         lines += [
             f"* expected {check.expected!r} {check.unit}, limit {check.limit!r} {check.unit}",
             f"meas tran {check.name} {check.measure}",
-            f"if abs({check.name} - ({check.expected!r})) <= {check.limit!r}",
+            f"if abs({check.name} - ({to_text(check.expected)})) <= {to_text(check.limit)}",
             f"echo PASS {check.name}",
             "let passed = passed + 1",
             "else",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from memprop.circuit.elaborate import FORMS, Form
@@ -16,12 +18,11 @@ from memprop.circuit.network import Network
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images, load
 from memprop.errors import InputError
-from memprop.export.bundle import load_bundle
+from memprop.export.bundle import check_target, load_bundle
 from memprop.export.replay import replay
 from memprop.files import ensure_folder, write_json
 from memprop.flow.loop import (
     Clock,
-    Comparison,
     compare,
     export_bundle,
     first_failure,
@@ -53,51 +54,55 @@ def train_loop(
     settings: RunSettings, run: Path, out: Path, console: Console, *,
     images: int, full_images: int, engine_name: str, workers: int | None, timeout_s: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Close the loop from data to bundle and print the table; every stage finds what an earlier call finished."""
-    engine = make_engine(engine_name)  # before the long work: a missing simulator is said at once
-    for folder in (run, out):
-        ensure_folder(folder)
-    clock = Clock()
-    data = load(settings.dataset)
-    clock.lap("data")
-    twin, history = _train(settings, data, run, console)
-    clock.lap("training")
-    correct = twin_accuracy(twin, data)
-    clock.lap("twin on the test set")
-    network = twin.to_network(settings.name)
-    spice = SpiceSettings(dt=settings.dt, workers=workers, timeout_s=timeout_s, cache=run / "spice")
-    order = [int(i) for i in image_order(data)]
-    reduced = simulate(network, settings.encoder, data, order[:images], engine, spice, console)
-    clock.lap("SPICE, reduced netlist")
-    full = None
-    if full_images:
-        full = simulate(network, settings.encoder, data, order[:full_images], engine, with_form(spice, "full"), console)
-        clock.lap("SPICE, every cell")
-    comparison = compare(twin, data, reduced.done)
-    measured = summarise(comparison, correct, full, reduced, len(data.test.labels))
-    runs = _stored(order, reduced, full)
-    origin = provenance(twin, data, engine, measured, settings.learning.seed)
-    export_bundle(out, network, settings.encoder, data, runs, origin)
-    _draw(out / "figures", twin, network, data, history, runs[0][1])
-    clock.lap("export and figures")
-    engine.close()
+    """Close the loop from data to bundle, print the table and return it; every stage finds what an earlier call finished."""
+    with closing(make_engine(engine_name)) as engine:  # before the long work: a missing simulator is said at once
+        ensure_folder(run)
+        check_target(out)
+        clock = Clock()
+        data = load(settings.dataset)
+        clock.lap("data")
+        twin, history = _train(settings, data, run, console)
+        clock.lap("training", sum(history.seconds))
+        correct = twin_accuracy(twin, data)
+        clock.lap("twin on the test set")
+        network = twin.to_network(settings.name)
+        spice = SpiceSettings(dt=settings.dt, workers=workers, timeout_s=timeout_s, cache=run / "spice")
+        reduced, full = _both_forms(network, settings, data, (images, full_images), engine, spice, console, clock)
+        comparison = compare(twin, data, reduced.done)
+        measured = summarise(comparison, correct, full, reduced, len(data.test.labels))
+        runs = _stored([int(i) for i in image_order(data)], reduced, full)
+        origin = provenance(twin, data, engine, measured, settings.learning.seed, spice.max_step)
+        export_bundle(out, network, settings.encoder, data, runs, origin)
+        _draw(out / "figures", twin, network, data, history, runs[0][1])
+        clock.lap("export and figures")
+        versions_found = versions(engine)
     summary = {
-        "name": settings.name,
-        "sizes": list(twin.sizes),
-        **measured,
-        "seconds": clock.seconds,
-        "versions": versions(engine),
-    }
+        "name": settings.name, "sizes": list(twin.sizes), **measured, "seconds": clock.seconds, "versions": versions_found,
+    }  # fmt: skip
     for folder in (run, out):
         write_json(folder / "summary.json", summary)
+    title = f"{settings.name}: {'-'.join(map(str, twin.sizes))} on {settings.dataset}"
+    console.print(summary_table(title, measured, clock.seconds))
+    _say_failures(reduced, full, console)
     console.print(
-        summary_table(
-            f"{settings.name}: {'-'.join(map(str, twin.sizes))} on {settings.dataset}", measured, clock.seconds
-        )
+        f"bundle: {out}   figures: {out / 'figures'}   replay: memprop replay {out}", soft_wrap=True, markup=False
     )
-    _say_failures(reduced, console)
-    console.print(f"bundle: {out}   figures: {out / 'figures'}   replay: memprop replay {out}")
     return summary
+
+
+def _both_forms(
+    network: Network, settings: RunSettings, data: Images, counts: tuple[int, int], engine: Engine,
+    spice: SpiceSettings, console: Console, clock: Clock,
+) -> tuple[SpiceResults, SpiceResults | None]:  # fmt: skip
+    """Simulate the first images of the order, reduced and, where asked, with every cell."""
+    order = [int(i) for i in image_order(data)]
+    reduced = simulate(network, settings.encoder, data, order[: counts[0]], engine, spice, console)
+    clock.lap("SPICE, reduced netlist")
+    if not counts[1]:
+        return reduced, None
+    full = simulate(network, settings.encoder, data, order[: counts[1]], engine, with_form(spice, "full"), console)
+    clock.lap("SPICE, every cell")
+    return reduced, full
 
 
 def _train(settings: RunSettings, data: Images, run: Path, console: Console) -> tuple[Twin, History]:
@@ -123,24 +128,19 @@ def simulate(
             failed += wrong
             advance(f"{failed} failed" if failed else "")
 
-        return simulate_images(network, encoder, data, indices, engine, settings, on_done)
+        results = simulate_images(network, encoder, data, indices, engine, settings, on_done)
+    error = first_failure(results)
+    if error is not None and not results.done:
+        raise error
+    return results
 
 
-def _stored(order: Sequence[int], reduced: SpiceResults, full: SpiceResults | None) -> list[tuple[Form, ImageResult]]:
-    """Return what gets a testbench: the first images of the order that both forms have."""
-    runs: list[tuple[Form, ImageResult]] = []
-    forms: tuple[tuple[Form, SpiceResults | None], ...] = (("reduced", reduced), ("full", full))
-    for form, results in forms:
-        for i in [i for i in order if results is not None and i in results.done][:STORED]:
-            runs.append((form, results.done[i]))  # pyright: ignore[reportOptionalMemberAccess] - the line above asks
-    if not runs:
-        error = first_failure(reduced)
-        raise (
-            error
-            if error
-            else InputError("no image was simulated, so the bundle would have no testbench. Simulate at least one.")
-        )
-    return runs
+def _stored(
+    order: Sequence[int], reduced: SpiceResults, full: SpiceResults | None, most: int = STORED
+) -> list[tuple[Form, ImageResult]]:
+    """Return what gets a testbench: of each form the first ``most`` images of the order."""
+    found = {form: results.done for form, results in zip(("reduced", "full"), (reduced, full), strict=True) if results}
+    return [(_form(form), done[i]) for form, done in found.items() for i in [i for i in order if i in done][:most]]
 
 
 def _draw(folder: Path, twin: Twin, network: Network, data: Images, history: History, result: ImageResult) -> None:
@@ -159,44 +159,44 @@ def _draw(folder: Path, twin: Twin, network: Network, data: Images, history: His
     figures.conductance_maps(folder / "conductances.png", network, data.train.images.shape[1:])
 
 
-def _say_failures(results: SpiceResults, console: Console) -> None:
-    error = first_failure(results)
-    if error is not None:
-        console.print(f"[bold red]{len(results.failed)} images failed in SPICE[/], the first: {error}", highlight=False)
+def _say_failures(reduced: SpiceResults, full: SpiceResults | None, console: Console) -> None:
+    for results in (reduced, full):
+        error = first_failure(results) if results else None
+        if results and error:
+            console.print(
+                f"[bold red]{len(results.failed)} images failed in SPICE[/] and count in no number above, the first: {escape(str(error))}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 def simulate_bundle(
     bundle: Path, console: Console, *,
     images: int, form: str, engine_name: str, workers: int | None, timeout_s: float, out: Path | None,
-) -> Comparison:  # fmt: skip
+) -> SpiceResults:  # fmt: skip
     """Simulate test images of a bundle and compare with the twin made from it."""
-    form = _form(form)
+    chosen = _form(form)
     network, encoder, manifest = load_bundle(bundle)
-    engine = make_engine(engine_name)
+    twin = from_network(network, encoder, manifest.dt)
     data = load(manifest.dataset)
     folder = ensure_folder(out or Path("runs") / manifest.name / "spice")
-    settings = SpiceSettings(form, manifest.max_step, manifest.dt, workers, timeout_s, folder)
+    settings = SpiceSettings(chosen, manifest.max_step, manifest.dt, workers, timeout_s, folder)
     clock = Clock()
     order = [int(i) for i in image_order(data)][:images]
-    results = simulate(network, encoder, data, order, engine, settings, console)
-    engine.close()
-    clock.lap(f"SPICE, {form} netlist")
-    comparison = compare(from_network(network, encoder, manifest.dt), data, results.done)
-    measured = summarise(comparison, None, None, results, len(data.test.labels))
+    with closing(make_engine(engine_name)) as engine:
+        results = simulate(network, encoder, data, order, engine, settings, console)
+        found = versions(engine)
+    clock.lap(f"SPICE, {chosen} netlist")
+    measured = summarise(compare(twin, data, results.done), None, None, results, len(data.test.labels))
     per_image = {
         str(i): {"label": int(data.test.labels[i]), "answer": r.answer, "means_v": r.means.tolist()}
         for i, r in sorted(results.done.items())
     }
-    write_json(
-        folder / f"simulate_{form}.json",
-        {**measured, "cached": results.cached, "versions": versions(engine), "images": per_image},
-    )
-    console.print(summary_table(f"{manifest.name} in {engine.name}, {form} netlist", measured, clock.seconds))
-    console.print(
-        f"{results.cached} of {len(order)} images came from earlier runs. Per image: {folder / f'simulate_{form}.json'}"
-    )
-    _say_failures(results, console)
-    return comparison
+    path = folder / f"simulate_{chosen}.json"
+    write_json(path, {**measured, "versions": found, "images": per_image})
+    console.print(summary_table(f"{manifest.name} in {found['engine']}, {chosen} netlist", measured, clock.seconds))
+    console.print(f"per image: {path}", soft_wrap=True, markup=False)
+    _say_failures(results, None, console)
+    return results
 
 
 def _form(form: str) -> Form:
@@ -211,29 +211,22 @@ def export_run(
 ) -> Path:
     """Export the best weights of a run folder."""
     settings, data, twin = load_trained(run, load)
-    engine = make_engine(engine_name)
-    folder = ensure_folder(out or Path("netlists") / settings.name)
+    folder = out or Path("netlists") / settings.name
+    check_target(folder)
     network = twin.to_network(settings.name)
     spice = SpiceSettings(dt=settings.dt, timeout_s=timeout_s, cache=run / "spice")
-    order = [int(i) for i in image_order(data)][:images]
-    forms: tuple[Form, ...] = ("reduced", "full") if full else ("reduced",)
-    found = {
-        form: simulate(network, settings.encoder, data, order, engine, with_form(spice, form), console)
-        for form in forms
-    }
-    engine.close()
-    runs: list[tuple[Form, ImageResult]] = [
-        (form, found[form].done[i]) for form in forms for i in order if i in found[form].done
-    ]
-    for results in found.values():
-        if results.failed:
-            raise next(iter(results.failed.values()))
-    measured = summarise(
-        compare(twin, data, found["reduced"].done), None, found.get("full"), found["reduced"], len(data.test.labels)
-    )
-    origin = provenance(twin, data, engine, measured, settings.learning.seed)
-    export_bundle(folder, network, settings.encoder, data, runs, origin)
-    console.print(f"bundle: {folder}   replay: memprop replay {folder}")
+    with closing(make_engine(engine_name)) as engine:
+        counts = (images, images if full else 0)
+        reduced, every = _both_forms(network, settings, data, counts, engine, spice, console, Clock())
+        for results in (reduced, every):
+            error = first_failure(results) if results else None
+            if error is not None:
+                raise error
+        measured = summarise(compare(twin, data, reduced.done), None, every, reduced, len(data.test.labels))
+        runs = _stored(list(reduced.done), reduced, every, images)
+        origin = provenance(twin, data, engine, measured, settings.learning.seed, spice.max_step)
+        export_bundle(folder, network, settings.encoder, data, runs, origin)
+    console.print(f"bundle: {folder}   replay: memprop replay {folder}", soft_wrap=True, markup=False)
     return folder
 
 
@@ -242,11 +235,14 @@ def replay_bundle(bundle: Path, console: Console, *, form: str, edited: bool, ti
     forms = FORMS if form == "both" else (_form(form),)
     engine = NgspiceEngine()
     console.print(f"replaying {bundle} in {engine.name} ...")
-    verdicts = replay(bundle, engine.batch, _columns, forms=forms, edited=edited, timeout_s=timeout_s)
+    verdicts = replay(
+        bundle, engine.batch, _columns, forms=forms, edited=edited, timeout_s=timeout_s,
+        on_bench=lambda file: console.print(f"running {file} ..."),
+    )  # fmt: skip
     for v in verdicts:
         verdict = "[green]pass[/]" if v.passed else "[bold red]FAIL[/]"
         values = f"{v.found: .6e} {v.unit}, expected {v.expected: .6e} within {v.limit:.1e}"
-        console.print(f"{verdict} {v.testbench} {v.check:<20} {values}", highlight=False, soft_wrap=True)
+        console.print(f"{verdict} {escape(f'{v.testbench} {v.check:<20} {values}')}", highlight=False, soft_wrap=True)
     failed = sum(not v.passed for v in verdicts)
     console.print(f"{len(verdicts)} checks, {failed} failed." if failed else f"all {len(verdicts)} checks pass.")
     return not failed
@@ -268,7 +264,9 @@ def verify_bundle(bundle: Path, console: Console, *, conductances: int) -> bool:
         advance("cell")
         for index in manifest.testbenches[:1]:
             pixels = torch.from_numpy(data.pixels("test", np.array([index.image])))
-            proofs += gradient_proof(Question(network, encoder, pixels, index.label), engine, conductances)
+            proofs += gradient_proof(
+                Question(network, encoder, pixels, index.label), engine, conductances, steps=(0.1e-6, manifest.dt)
+            )
         advance("gradient")
         advance("done")
     table = Table("proof", "found", "goal", "verdict", title=f"verify, {engine.name}", title_justify="left")

@@ -41,6 +41,12 @@ class Comparison:
     """Deviation of all membranes, in V rms."""
     peak: float
     """Largest deviation of any membrane at any step, in V."""
+    lowest: float
+    """Lowest membrane SPICE saw, in V."""
+    highest: float
+    """Highest membrane SPICE saw, in V."""
+    outside: int
+    """Images with a membrane outside of the limits in the cells' cards."""
     mean_rms: float
     """Deviation of the mean outputs, which decide the class, in V rms."""
     energy_crossbars: float
@@ -78,9 +84,20 @@ def compare(twin: Twin, data: Images, results: dict[int, ImageResult], batch: in
     spice = np.array([results[i].answer for i in indices])
     return Comparison(
         len(indices), float((spice == labels).mean()), float((np.array(answers) == labels).mean()),
-        float((spice == np.array(answers)).mean()), (squares / count) ** 0.5, peak, (mean_squares / len(indices)) ** 0.5,
+        float((spice == np.array(answers)).mean()), (squares / count) ** 0.5, peak, *_range(twin, results),
+        (mean_squares / len(indices)) ** 0.5,
         float(np.mean([results[i].energy_crossbars for i in indices])), float(np.mean([results[i].energy_neurons for i in indices])),
     )  # fmt: skip
+
+
+def _range(twin: Twin, results: dict[int, ImageResult]) -> tuple[float, float, int]:
+    """Return the lowest and the highest membrane in V, and the number of images outside of the cards' limits."""
+    limits = [layer.cell.card.limits.get("mem") for layer in twin.populations for _ in range(layer.size)]
+    low = np.array([-np.inf if limit is None else limit.at_least for limit in limits])
+    high = np.array([np.inf if limit is None else limit.at_most for limit in limits])
+    membranes = [result.membranes for result in results.values()]
+    outside = sum(bool(((m < low) | (m > high)).any()) for m in membranes)
+    return float(min(m.min() for m in membranes)), float(max(m.max() for m in membranes)), outside
 
 
 def form_deviation(full: dict[int, ImageResult], reduced: dict[int, ImageResult]) -> float | None:
@@ -101,9 +118,11 @@ def twin_accuracy(twin: Twin, data: Images) -> float:
     return accuracy(evaluate(twin, torch.from_numpy(data.pixels("test"))), torch.from_numpy(data.test.labels).long())
 
 
-def provenance(twin: Twin, data: Images, engine: Engine, measured: dict[str, Any], seed: int = 0) -> Provenance:
-    """Return where a bundle comes from."""
-    return Provenance(data.name, seed, twin.dt, MAX_STEP, data.classes, versions(engine), measured)
+def provenance(
+    twin: Twin, data: Images, engine: Engine, measured: dict[str, Any], seed: int, max_step: float = MAX_STEP
+) -> Provenance:
+    """Return where a bundle comes from; ``max_step`` (s) is the one its images were simulated with."""
+    return Provenance(data.name, seed, twin.dt, max_step, data.classes, versions(engine), measured)
 
 
 def versions(engine: Engine) -> dict[str, str]:
@@ -131,7 +150,7 @@ def export_bundle(
     for form, result in runs:
         pixels = torch.from_numpy(data.pixels("test", slice(result.index, result.index + 1)))[0]
         outputs = dict(zip(nodes, result.outputs.T, strict=True))
-        rails = dict(zip(rail_sources(network), result.rails.T, strict=True))
+        rails = dict(zip(rail_sources(), result.rails.T, strict=True))
         label = int(data.test.labels[result.index])
         images.append(StoredImage(result.index, label, encoder.stimulus(pixels), form, result.time, outputs, rails))
     manifest = write_bundle(folder, network, encoder, images, provenance)
@@ -151,10 +170,11 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
 
-    def lap(self, stage: str) -> None:
-        """End ``stage``; the next one begins."""
+    def lap(self, stage: str, seconds: float | None = None) -> None:
+        """End ``stage``; the next one begins. ``seconds`` counts work of earlier calls where it is known."""
         now = time.monotonic()
-        self.seconds[stage], self._last = now - self._last, now
+        self.seconds[stage] = now - self._last if seconds is None else seconds
+        self._last = now
 
 
 def summarise(
@@ -166,17 +186,22 @@ def summarise(
         "spice_accuracy": comparison.spice_correct,
         "spice_images": comparison.images,
         "spice_failed": len(reduced.failed),
+        "spice_cached": reduced.cached,
         "twin_accuracy_same_images": comparison.twin_correct,
         "agreement": comparison.agreement,
         "waveform_rms_v": comparison.rms,
         "waveform_peak_v": comparison.peak,
         "mean_output_rms_v": comparison.mean_rms,
+        "membrane_min_v": comparison.lowest,
+        "membrane_max_v": comparison.highest,
+        "images_outside_limits": comparison.outside,
         "energy_crossbars_j": comparison.energy_crossbars,
         "energy_neurons_j": comparison.energy_neurons,
     }
     if full is not None:
         measured |= {
             "full_images": len(full.done),
+            "full_failed": len(full.failed),
             "full_against_reduced_peak_v": form_deviation(full.done, reduced.done),
         }
     return measured

@@ -67,11 +67,12 @@ def _initial() -> MIFState:
 
 def _twin_alpha(peak: float, rise: float) -> Array:
     cell = MIF(1, FINE, dtype=torch.float64)
-    _, state = cell.run(torch.zeros(round(SETTLE / FINE), 1, 1, dtype=torch.float64), _initial())
-    s = (torch.arange(round(600e-6 / FINE), dtype=torch.float64) + 0.5) * FINE / rise
+    _, state = cell.run(torch.zeros(round(SETTLE / FINE) + 1, 1, 1, dtype=torch.float64), _initial())
+    s = torch.arange(round(600e-6 / FINE) + 1, dtype=torch.float64) * FINE / rise
+    drive = (peak * s * torch.exp(1 - s)).reshape(-1, 1, 1)
     membrane, on = [state.membrane], [state.on]
-    for drive in (peak * s * torch.exp(1 - s)).reshape(-1, 20, 1, 1):
-        trace, state = cell.run(drive, state)
+    for start in range(0, len(drive) - 1, 20):  # in pieces, to see the on fractions in between
+        trace, state = cell.run(drive[start : start + 21], state)
         membrane.append(trace[1:, 0])
         on.append(state.on)
     fractions = torch.stack(on).amax(0).flatten()
@@ -81,9 +82,9 @@ def _twin_alpha(peak: float, rise: float) -> Array:
 
 def _twin_step(moments: Array) -> Array:
     cell = MIF(1, FINE, dtype=torch.float64)
-    drive = torch.zeros(round(200e-6 / FINE), 1, 1, dtype=torch.float64)
-    drive[: round(20e-6 / FINE)] = 10e-6
-    trace = cell.run(drive, _initial())[0].flatten().numpy()
+    up, state = cell.run(torch.full((round(20e-6 / FINE) + 1, 1, 1), 10e-6, dtype=torch.float64), _initial())
+    down, _ = cell.run(torch.zeros(round(180e-6 / FINE) + 1, 1, 1, dtype=torch.float64), state)
+    trace = torch.cat([up, down[1:]]).flatten().numpy()
     return trace[np.round(moments / FINE).astype(int)]
 
 

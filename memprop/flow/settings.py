@@ -12,6 +12,7 @@ from memprop.data.encode import AlphaEncoder
 from memprop.errors import CheckpointError, InputError
 from memprop.files import write_json
 from memprop.learn.bptt import BPTTConfig
+from memprop.twin.mif import DT
 
 SETTINGS = "settings.json"
 TRAINING = "training.safetensors"
@@ -30,7 +31,7 @@ class RunSettings:
     dataset: str
     hidden: tuple[int, ...]
     """Neurons of each hidden population."""
-    dt: float = 0.5e-6
+    dt: float = DT
     """Time step of the twin, in s."""
     spice_images: int = 300
     """Test images that are simulated in SPICE when nothing else is asked."""
@@ -45,8 +46,8 @@ class RunSettings:
 
 
 PRESETS: dict[str, RunSettings] = {
-    "mnist": RunSettings("mnist_mif", "mnist", (100,)),
-    "fashion": RunSettings("fashion_mif", "fashion", (100,)),
+    "mnist": RunSettings("mnist_mif", "mnist", (100,), learning=BPTTConfig(dt=0.5e-6)),
+    "fashion": RunSettings("fashion_mif", "fashion", (100,), learning=BPTTConfig(dt=0.5e-6)),
     "digits": RunSettings(
         "digits_mif",
         "digits",
@@ -58,6 +59,7 @@ PRESETS: dict[str, RunSettings] = {
             rate_input=1e-6,
             rate_hidden=1.5e-6,
             decay=3e-3,
+            dt=0.5e-6,
             temperature=10e-3,
             shift=0,
             validation=138,

@@ -7,12 +7,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from memprop.circuit.cell import RAILS
 from memprop.circuit.elaborate import Elaborated, Form, elaborate
 from memprop.circuit.network import Network
 from memprop.conductance.pair import Array
@@ -25,6 +27,7 @@ from memprop.files import ensure_folder, sha256
 from memprop.spice.engine import Engine
 from memprop.spice.pool import run_many
 from memprop.spice.recording import Recording
+from memprop.twin.mif import DT
 
 MAX_STEP = 0.25e-6
 """Default largest time step of the simulator, in s: a quarter of it changes the membranes by less than 0.1 mV rms."""
@@ -74,7 +77,7 @@ class SpiceSettings:
     form: Form = "reduced"
     max_step: float = MAX_STEP
     """Largest time step in s."""
-    dt: float = 0.5e-6
+    dt: float = DT
     """Time step of the twin in s, at whose multiples the waveforms are kept."""
     workers: int | None = None
     """Simulations at a time; default one per core."""
@@ -162,7 +165,8 @@ def _jobs(
 def _cache_path(settings: SpiceSettings, deck: Deck, engine: Engine) -> Path | None:
     if settings.cache is None:
         return None
-    return ensure_folder(settings.cache) / f"{sha256(f'{deck.digest} {engine.name} {settings.dt!r}')[:32]}.npz"
+    key = sha256(f"{version('memprop')} {deck.digest} {engine.name} {settings.dt!r}")
+    return ensure_folder(settings.cache) / f"{key[:32]}.npz"
 
 
 def _kept(path: Path | None, index: int) -> ImageResult | None:
@@ -214,12 +218,12 @@ def _reduce(index: int, circuit: Elaborated, recording: Recording, encoder: Alph
     for meter in circuit.meters:
         power = meter.sign * recording[meter.node].values * recording[f"i({meter.branch})"].values
         energy[meter.group] += float(np.trapezoid(power, moments))
-    rails = np.stack([recording[f"i({name})"].values for name in rail_sources(circuit.network)], axis=1)
+    rails = np.stack([recording[f"i({name})"].values for name in rail_sources()], axis=1)
     return ImageResult(
         index, means, membranes.astype(np.float32), energy["crossbars"], energy["neurons"], moments, outputs, rails
     )
 
 
-def rail_sources(network: Network) -> list[str]:
-    """Return the names of the supply sources."""
-    return [f"v_{rail}" for rail in network.populations[0].cell.card.supplies]
+def rail_sources() -> list[str]:
+    """Return the names of the supply sources, the same in every network."""
+    return [f"v_{rail}" for rail in RAILS]

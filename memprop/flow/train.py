@@ -35,6 +35,8 @@ def train(
     CheckpointError: the folder holds a training with other settings.
     """
     ensure_folder(folder)
+    if not (folder / TRAINING).exists():
+        save_settings(folder, settings)  # before the training, so that an interrupted one can be exported
     twin = make_twin(settings, data)
     history = fit(twin, data, settings.learning, checkpoint=folder / TRAINING, on_step=on_step)
     save_settings(folder, settings)

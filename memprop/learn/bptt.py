@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memprop.data.sets import Images
-from memprop.errors import CheckpointError, InputError, MempropError
+from memprop.errors import CheckpointError, InputError, TrainingError
 from memprop.files import sha256
 from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
 from memprop.twin.network import Twin
@@ -38,6 +38,8 @@ class BPTTConfig:
     """Peak learning rate of the other crossbars, in S."""
     decay: float = 3e-4
     """Share of a weight that is forgotten in each step at the peak rate."""
+    dt: float | None = None
+    """Time step in s while learning; default that of the twin. Twice as long is twice as fast, and good enough for a gradient."""
     temperature: float = 3e-3
     """Membrane difference in V that changes a class probability e-fold; learned from this value on."""
     clip: float = 1.0
@@ -109,15 +111,18 @@ def fit(
     ------
     InputError: images and network do not fit.
     CheckpointError: the checkpoint is damaged or of another training.
-    MempropError: the loss became NaN.
+    TrainingError: the loss became NaN.
     """
-    return _Training(twin, data, config or BPTTConfig(), checkpoint, on_step).run()
+    config = config or BPTTConfig()
+    with twin.stepping(twin.dt if config.dt is None else config.dt):
+        return _Training(twin, data, config, checkpoint, on_step).run()
 
 
 @torch.no_grad()
 def evaluate(twin: nn.Module, pixels: Tensor, batch: int = 500) -> Tensor:
     """Return the mean output membranes above rest in V, ``[n, classes]``, of images in [0, 1]."""
-    return torch.cat([twin(part) for part in pixels.split(batch)])
+    device = next(twin.parameters()).device
+    return torch.cat([twin(part.to(device)).cpu() for part in pixels.split(batch)])
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
@@ -163,11 +168,12 @@ class _Training:
         order = torch.from_numpy(np.random.default_rng(config.seed).permutation(len(data.train.labels)))
         images, labels = torch.from_numpy(data.pixels("train")), torch.from_numpy(data.train.labels).long()
         held, kept = order[: config.validation], order[config.validation :]
-        self.images, self.labels = images[kept], labels[kept]
+        device = twin.crossbars[0].weight.device
+        self.images, self.labels = images[kept].to(device), labels[kept].to(device)
         # Without held-out images the epochs are compared on a part of the training images, which only ends a collapse.
         check = held if config.validation else order[:2000]
         self.check_images, self.check_labels = images[check], labels[check]
-        self.temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        self.temperature = nn.Parameter(torch.tensor(math.log(config.temperature), device=device))
         self.optimizer = self._make_optimizer()
         self.history, self.epoch, self.step, self.loss_sum = History(), 0, 0, 0.0
         self.epoch_seconds = 0.0
@@ -243,7 +249,7 @@ class _Training:
             group["lr"] = group["peak"] * factor
         loss = functional.cross_entropy(self.twin(images) / self.temperature.exp(), self.labels[part])
         if not torch.isfinite(loss):
-            raise MempropError(
+            raise TrainingError(
                 f"loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: the training diverged. Lower rate_input and "
                 "rate_hidden; the last checkpoint is kept."
             )

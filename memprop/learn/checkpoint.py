@@ -19,7 +19,8 @@ FORMAT = "memprop-checkpoint-1"
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically: a kill at any moment leaves the earlier one whole."""
-    header = {"format": FORMAT, "notes": json.dumps(notes, sort_keys=True), "sha256": _digest(tensors)}
+    text = json.dumps(notes, sort_keys=True)
+    header = {"format": FORMAT, "notes": text, "sha256": _digest(tensors, text)}
     write_atomic(path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
@@ -45,7 +46,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is a safetensors file, but no memprop checkpoint (format {header.get('format')!r}, not {FORMAT!r})."
         )
     try:
-        if header["sha256"] != _digest(tensors):
+        if header["sha256"] != _digest(tensors, header["notes"]):
             raise ValueError("its values are not those that were written")
         notes = json.loads(header["notes"])
         if not isinstance(notes, dict) or not notes:
@@ -57,12 +58,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, notes
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash over names and values: a flipped bit in a weight is a valid weight, and nothing else would notice."""
+def _digest(tensors: Mapping[str, Tensor], notes: str) -> str:
+    """Return a hash over notes, names and values: a flipped bit in a weight is a valid weight, and nothing else would notice."""
     parts = [
         name.encode() + tensor.detach().contiguous().cpu().numpy().tobytes() for name, tensor in sorted(tensors.items())
     ]
-    return sha256(b"".join(parts))
+    return sha256(b"".join([notes.encode(), *parts]))
 
 
 def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -25,6 +25,10 @@ class Engine(Protocol):
         """Simulate ``deck``; raise a SimulationError rather than return a doubtful result."""
         ...
 
+    def abort(self) -> None:
+        """Kill the simulations that run now."""
+        ...
+
     def close(self) -> None:
         """End helper processes."""
         ...

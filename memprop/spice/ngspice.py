@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
 from memprop.deck.ngspice import main_text
-from memprop.errors import EngineError, NoOutput, SimulationTimeout, SimulatorKilled
+from memprop.errors import EngineError, NoOutput, SimulationError, SimulationTimeout, SimulatorKilled
 from memprop.files import inside, write_atomic
 from memprop.spice.find import Program, find_ngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
@@ -37,6 +38,7 @@ class NgspiceEngine:
     """ngspice as a program. Reads no ``.spiceinit`` of the user, so that a deck means the same everywhere."""
 
     program: Program = field(default_factory=find_ngspice)
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -51,11 +53,17 @@ class NgspiceEngine:
         SimulationError: one of its kinds, see `memprop.errors`.
         """
         folder = Path(tempfile.mkdtemp(prefix="memprop-"))
-        write_deck(deck, folder)
-        done = self.batch(folder, "deck.cir", timeout_s, title=deck.title, raw="out.raw")
-        recording = _read(deck, folder, done, self.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        return recording
+        keep = False
+        try:
+            write_deck(deck, folder)
+            done = self.batch(folder, "deck.cir", timeout_s, title=deck.title, raw="out.raw")
+            return _read(deck, folder, done, self.name)
+        except SimulationError:
+            keep = True
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def batch(self, folder: Path, main: str, timeout_s: float, *, title: str, raw: str | None = None) -> Finished:
         """Run ``ngspice -b`` on ``folder/main`` and return status and log.
@@ -65,10 +73,16 @@ class NgspiceEngine:
         SimulationTimeout, SimulatorKilled: it did not end by itself.
         """
         command = [str(self.program.path), "-n", "-b", *(["-r", raw] if raw else []), main]
-        return run_process(command, folder, timeout_s, title)
+        return run_process(command, folder, timeout_s, title, self._running)
+
+    def abort(self) -> None:
+        """Kill the simulations that run now."""
+        for process in list(self._running):
+            _kill(process)
 
     def close(self) -> None:
-        """Nothing to end: every deck has its own process."""
+        """End what still runs; every deck has its own process."""
+        self.abort()
 
 
 def write_deck(deck: Deck, folder: Path) -> None:
@@ -78,8 +92,13 @@ def write_deck(deck: Deck, folder: Path) -> None:
     write_atomic(folder / "deck.cir", main_text(deck))
 
 
-def run_process(command: Sequence[str], folder: Path, timeout_s: float, title: str) -> Finished:
-    """Run a simulator in ``folder`` in its own process group; its output goes to ``log.txt``, which survives a kill."""
+def run_process(
+    command: Sequence[str], folder: Path, timeout_s: float, title: str, running: set[subprocess.Popen[bytes]]
+) -> Finished:
+    """Run a simulator in ``folder`` in its own process group; its output goes to ``log.txt``, which survives a kill.
+
+    While it runs its process is in ``running``.
+    """
     log_path = folder / "log.txt"
     with log_path.open("wb") as log:
         try:
@@ -89,20 +108,28 @@ def run_process(command: Sequence[str], folder: Path, timeout_s: float, title: s
             )  # fmt: skip
         except OSError as error:
             raise EngineError(f"{command[0]} does not start: {error.strerror}. Install it again.") from error
+        running.add(process)
         try:
             status = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise SimulationTimeout(title, f"no end after {timeout_s:g} s.", folder) from error
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            _kill(process)
+            running.discard(process)
     text = log_path.read_text(encoding="utf-8", errors="replace")
     if status < 0:
         raise SimulatorKilled(
             title, f"the simulator was ended by signal {-status} ({signal.strsignal(-status)}).", folder
         )
     return Finished(status, text)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a simulator and all that it started, if it still runs."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _environment(base: Mapping[str, str]) -> dict[str, str]:

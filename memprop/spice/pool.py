@@ -37,6 +37,10 @@ def run_many(
                 yield from _finished(pending)
         while pending:
             yield from _finished(pending)
+    except BaseException:  # an interrupt, or nobody wants the rest: do not wait for minutes of simulation
+        executor.shutdown(wait=False, cancel_futures=True)
+        engine.abort()
+        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
 from memprop.deck.ngspice import main_text
-from memprop.errors import DeckError, NoOutput, RawFileError, SimulationTimeout, SimulatorKilled
-from memprop.spice.find import find_libngspice
+from memprop.errors import DeckError, EngineError, NoOutput, RawFileError, SimulationTimeout, SimulatorKilled
+from memprop.spice.find import INSTALL_NGSPICE, find_libngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.recording import Recording, make_recording
 
@@ -26,9 +26,10 @@ RUNS_PER_HELPER = 50
 """A helper grows by about 4 MB per run (PySpice 1.5, ngspice 39); after so many runs a new one takes over."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Helper:
     process: subprocess.Popen[bytes]
+    version: str = ""
     runs: int = 0
 
     @property
@@ -43,7 +44,8 @@ class _Helper:
             raise ValueError("no pipe")
         self.process.stdin.write(line)
         self.process.stdin.flush()
-        _line(self.answers)
+        if _line(self.answers) != b"received\n":
+            raise ValueError("an answer to something else")
         self.runs += 1
 
     def end(self) -> None:
@@ -60,76 +62,121 @@ class SharedEngine:
     """libngspice through PySpice. Saves the start of a process per deck; a crash costs the deck in hand only."""
 
     library: str = field(default_factory=find_libngspice)
-    _helpers: dict[int, _Helper] = field(default_factory=dict)
+    _idle: list[_Helper] = field(default_factory=list)
+    _busy: list[_Helper] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _version: str = ""
 
     @property
     def name(self) -> str:
-        """Name of the engine."""
-        return "ngspice-shared"
+        """Name and version; the first call starts a helper to ask."""
+        if not self._version:
+            self._release(self._take())
+        return f"ngspice-shared-{self._version}"
 
     def run(self, deck: Deck, timeout_s: float = 600.0) -> Recording:
-        """Simulate ``deck`` in this thread's helper.
+        """Simulate ``deck`` in a helper.
 
         Raises
         ------
         SimulationError: one of its kinds, see `memprop.errors`.
         """
-        helper = self._send(deck)
         timed_out = threading.Event()
+        helper = self._take()
         alarm = threading.Timer(timeout_s, lambda: (timed_out.set(), helper.process.kill()))
         alarm.start()
         try:
+            helper = self._send(helper, deck)
             head, values = _receive(helper, deck.title)
         except SimulatorKilled as error:
             self._drop(helper)
             if timed_out.is_set():
                 raise SimulationTimeout(deck.title, f"no end after {timeout_s:g} s.") from error
             raise
+        except BaseException:  # whatever it was, the helper's next answer would be the answer to this deck
+            self._drop(helper)
+            raise
         finally:
             alarm.cancel()
-        if helper.runs >= RUNS_PER_HELPER:
-            self._drop(helper)
+        self._release(helper)
         return _recording(deck, head, values)
+
+    def abort(self) -> None:
+        """Kill the simulations that run now."""
+        for helper in list(self._busy):
+            helper.process.kill()
 
     def close(self) -> None:
         """End all helpers."""
-        for helper in list(self._helpers.values()):
+        self.abort()
+        for helper in list(self._idle):
             self._drop(helper)
 
-    def _send(self, deck: Deck) -> _Helper:
-        """Hand the deck to this thread's helper; one that died while idle is replaced."""
+    def _send(self, helper: _Helper, deck: Deck) -> _Helper:
+        """Hand the deck to the helper; one that died while idle is replaced. Return the one that took it."""
         request = json.dumps({"netlist": _flat_text(deck)}).encode() + b"\n"
-        for _ in range(2):
-            helper = self._helper()
-            with contextlib.suppress(OSError, ValueError):
-                helper.request(request)
-                return helper
+        with contextlib.suppress(OSError, ValueError):
+            helper.request(request)
+            return helper
+        self._drop(helper)
+        helper = self._take()
+        try:
+            helper.request(request)
+        except (OSError, ValueError) as error:
             self._drop(helper)
-        raise SimulatorKilled(deck.title, "the helper process with libngspice ended before it took the deck.")
+            raise SimulatorKilled(
+                deck.title, "the helper process with libngspice ended before it took the deck."
+            ) from error
+        return helper
 
-    def _helper(self) -> _Helper:
-        key = threading.get_ident()
+    def _take(self) -> _Helper:
+        """Return an idle helper, or a new one."""
         with self._lock:
-            if key in self._helpers and self._helpers[key].process.poll() is not None:
-                self._helpers.pop(key).end()
-            if key not in self._helpers:
-                script = Path(__file__).with_name("worker.py")
-                process = subprocess.Popen(
-                    [sys.executable, str(script)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd=script.parent,  # where no .spiceinit of the user lies
-                    env={**os.environ, "NGSPICE_LIBRARY_PATH": self.library},
-                )
-                self._helpers[key] = _Helper(process)
-            return self._helpers[key]
+            helper = self._idle.pop() if self._idle else _start(self.library)
+            self._busy.append(helper)
+        if not self._version:
+            self._version = helper.version
+        return helper
+
+    def _release(self, helper: _Helper) -> None:
+        if helper.runs >= RUNS_PER_HELPER:
+            self._drop(helper)
+            return
+        with self._lock:
+            self._busy.remove(helper)
+            self._idle.append(helper)
 
     def _drop(self, helper: _Helper) -> None:
         helper.end()
         with self._lock:
-            self._helpers = {key: value for key, value in self._helpers.items() if value is not helper}
+            for helpers in (self._idle, self._busy):
+                if helper in helpers:
+                    helpers.remove(helper)
+
+
+def _start(library: str) -> _Helper:
+    """Start a helper and wait until it has loaded the library.
+
+    Raises
+    ------
+    EngineError: it does not start, mostly because the library cannot be loaded.
+    """
+    script = Path(__file__).with_name("worker.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=script.parent,  # where no .spiceinit of the user lies
+        env={**os.environ, "NGSPICE_LIBRARY_PATH": library},
+    )
+    helper = _Helper(process)
+    try:
+        helper.version = str(json.loads(_line(helper.answers))["version"])
+    except (OSError, ValueError) as error:
+        helper.end()
+        raise EngineError(f"the helper process with {library} does not start. {INSTALL_NGSPICE}.") from error
+    return helper
 
 
 def _receive(helper: _Helper, title: str) -> tuple[dict[str, Any], NDArray[np.float64]]:

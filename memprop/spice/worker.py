@@ -55,6 +55,8 @@ def main() -> None:
             return 0
 
     ngspice = Listening(send_data=False)
+    answers.write(json.dumps({"version": ngspice.ngspice_version}).encode() + b"\n")
+    answers.flush()
     for line in sys.stdin:
         answers.write(b"received\n")  # who dies before this line was dead when the request came
         answers.flush()

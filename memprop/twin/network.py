@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from memprop.circuit.cell import Cell
+from memprop.circuit.cell import Cell, load_cell
 from memprop.circuit.network import Network, Population, Projection
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
 from memprop.twin.crossbar import Crossbar
-from memprop.twin.mif import MIF
+from memprop.twin.mif import DT, MIF
 
 
 class Twin(nn.Module):
@@ -39,9 +40,9 @@ class Twin(nn.Module):
         sizes: Sequence[int],
         encoder: AlphaEncoder | None = None,
         *,
-        dt: float = 0.5e-6,
+        dt: float = DT,
         window: ConductanceRange | None = None,
-        cell: Cell | Sequence[Cell] | None = None,
+        cell: Cell | str | list[Cell] | None = None,
         parameters: Mapping[str, Mapping[str, ArrayLike]] | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
@@ -54,7 +55,7 @@ class Twin(nn.Module):
         self.window = window or ConductanceRange()
         names = [f"x{k + 1}" for k in range(len(self.sizes) - 1)]
         unknown = set(parameters or {}) - set(names)
-        cells = list(cell) if isinstance(cell, Sequence) else [cell] * len(names)
+        cells = list(cell) if isinstance(cell, list) else [cell] * len(names)
         if unknown or len(cells) != len(names):
             raise InputError(
                 f"parameters of {', '.join(sorted(unknown)) or 'no'} unknown populations, {len(cells)} cells: "
@@ -83,29 +84,52 @@ class Twin(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the time mean of the output membranes above rest in V, ``[B, classes]``."""
-        return self._output(images).mean(0)
+        above = self._output(images)
+        # Trapezoidal rule, the exact mean of straight pieces between the time points.
+        return (above.sum(0) - 0.5 * (above[0] + above[-1])) / (len(above) - 1)
 
     def _output(self, images: Tensor) -> Tensor:
         current = self._input_current(images)
         return self.layers[1:](current)
 
     def _input_current(self, images: Tensor) -> Tensor:
-        """Return the first column currents ``[T, B, N]``: the image passes the crossbar once, then the waveform multiplies."""
+        """Return the first column currents ``[T + 1, B, N]``: the image passes the crossbar once, then the waveform multiplies."""
         first = self.crossbars[0]
         per_wave = first(self.encoder.amplitude(images).to(first.weight))
-        return self.encoder.middles(self.dt).to(per_wave)[:, None, None] * per_wave
+        return self.encoder.samples(self.dt).to(per_wave)[:, None, None] * per_wave
 
     @torch.no_grad()
     def traces(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the membranes in V at the ends of the steps, by population name, each ``[T + 1, B, N]``."""
+        """Return the membranes in V at the time points, by population name, each ``[T + 1, B, N]``."""
         current = self._input_current(images)
         found: dict[str, Tensor] = {}
         for k, population in enumerate(self.populations):
             membrane = population.trace(current)
             found[f"x{k + 1}"] = membrane
             if k + 1 < len(self.populations):
-                current = self.crossbars[k + 1](0.5 * (membrane[:-1] + membrane[1:]) - population.rest)
+                current = self.crossbars[k + 1](membrane - population.rest)
         return found
+
+    @contextmanager
+    def stepping(self, dt: float) -> Iterator[None]:
+        """Use another time step in s for a while; the weights mean the same at every step.
+
+        Raises
+        ------
+        InputError: the step does not divide the presentation.
+        """
+        self.encoder.steps(dt)
+        before = self.dt
+        try:
+            self._set_step(dt)
+            yield
+        finally:
+            self._set_step(before)
+
+    def _set_step(self, dt: float) -> None:
+        self.dt = float(dt)
+        for population in self.populations:
+            population.dt = float(dt)
 
     def project(self) -> None:
         """Keep all conductance pairs inside their range."""
@@ -134,9 +158,14 @@ def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torc
 
     Raises
     ------
-    InputError: the network is not a chain, or a cell has no twin.
+    InputError: the network is not a chain, a cell has no twin, the synapse is not the ideal pair, or rows are driven relative
+    to another voltage than the rest of the twin.
     """
     network.check_chain()
+    if network.pair.text != load_cell("rram_pair").text:
+        raise InputError(
+            f"network {network.name}: synapse '{network.pair.name}' has no twin; only the shipped rram_pair has."
+        )
     sizes = (network.inputs, *(population.size for population in network.populations))
     twin = Twin(
         sizes,
@@ -149,6 +178,13 @@ def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torc
     )
     for crossbar, projection in zip(twin.crossbars, network.projections, strict=True):
         crossbar.set_pair(projection.g_plus, projection.g_minus)
+    for layer, population in zip(twin.populations, network.populations, strict=True):
+        error = max(abs(a - b) for a, b in zip(float_rest(layer.rest), population.rest, strict=True))
+        if error > 1e-6:
+            raise InputError(
+                f"population '{population.name}' of network {network.name} is {error:.3g} V off the resting membrane of its twin. "
+                "Give the rest that the twin has (twin.populations[k].rest)."
+            )
     return twin
 
 
