@@ -327,22 +327,27 @@ class TestAlphaEncoder:
         first, second = (AlphaEncoder(onsets=(onset,)).waveform(time) for onset in (0.0, 50e-6))
         assert torch.allclose(AlphaEncoder(onsets=(0.0, 50e-6)).waveform(time), first + second, rtol=1e-14, atol=0)
 
-    def test_middles_have_the_area_of_the_closed_form(self) -> None:
+    def test_samples_have_the_area_of_the_closed_form(self) -> None:
         encoder = AlphaEncoder(rise=10e-6, onsets=(0.0, 50e-6))
         areas = [math.e * 10e-6 * (1 - (1 + length / 10e-6) * math.exp(-length / 10e-6)) for length in (100e-6, 50e-6)]
-        middles = encoder.middles(0.5e-6)
-        assert middles.shape == (200,)
-        assert float(middles.sum()) * 0.5e-6 == pytest.approx(sum(areas), rel=5e-4)
+        samples = encoder.samples(0.5e-6)
+        assert samples.shape == (201,)
+        assert float(torch.trapezoid(samples, dx=0.5e-6)) == pytest.approx(sum(areas), rel=5e-4)
+
+    def test_samples_are_the_waveform_at_both_ends_of_every_step(self) -> None:
+        samples = AlphaEncoder(rise=10e-6, onsets=(0.0,)).samples(1e-6)
+        expected = [n / 10 * math.exp(1 - n / 10) for n in range(101)]
+        assert samples.tolist() == pytest.approx(expected, rel=1e-12)
 
     def test_rows_are_proportional_to_pixels_and_share_the_waveform(self) -> None:
         encoder, images = AlphaEncoder(v_peak=0.2, onsets=(0.0,)), torch.tensor([[[1.0, 0.5], [0.0, 0.25]]], dtype=F64)
         voltage = encoder(images, 1e-6)
-        assert voltage.shape == (100, 1, 4)
-        assert torch.equal(voltage[:, 0, 2], torch.zeros(100, dtype=F64))
+        assert voltage.shape == (101, 1, 4)
+        assert torch.equal(voltage[:, 0, 2], torch.zeros(101, dtype=F64))
         assert torch.allclose(
             voltage[:, 0], voltage[:, 0, :1] * torch.tensor([1.0, 0.5, 0.0, 0.25], dtype=F64), rtol=1e-14
         )
-        assert float(voltage.max()) == pytest.approx(0.2 * 1.05 * math.exp(-0.05), rel=1e-12)
+        assert float(voltage.max()) == pytest.approx(0.2, rel=1e-12)
 
     def test_stimulus_holds_amplitudes_row_by_row_and_the_waveform(self) -> None:
         encoder = AlphaEncoder(rise=5e-6, onsets=(1e-6,), duration=40e-6)

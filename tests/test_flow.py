@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PySpice.Spice.Netlist import SubCircuit
 from rich.console import Console
 
 from memprop import cli
+from memprop.circuit.elaborate import elaborate
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import load
 from memprop.deck.deck import Deck
@@ -31,6 +34,7 @@ from memprop.flow.proof_cell import cell_proofs
 from memprop.flow.proof_gradient import Question, gradient_proof
 from memprop.flow.settings import PRESETS, RunSettings, load_settings, save_settings
 from memprop.flow.simulate import SpiceSettings, image_order, simulate_images
+from memprop.flow.train import load_trained
 from memprop.learn.bptt import BPTTConfig
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.recording import Recording
@@ -236,6 +240,44 @@ class TestSimulateImages:
             compare(self.twin, load("digits"), {})
         assert form_deviation({}, {}) is None
 
+    def test_range_of_the_membranes_is_that_of_the_results(self) -> None:
+        results = self.run(_Moody(set()), [5, 6])
+        found = compare(self.twin, load("digits"), results.done)
+        both = np.stack([result.membranes for result in results.done.values()])
+        assert (found.lowest, found.highest) == (pytest.approx(both.min()), pytest.approx(both.max()))
+        assert found.outside == 0
+
+    def test_image_that_leaves_the_limits_of_the_card_is_counted(self) -> None:
+        results = self.run(_Moody(set()), [5, 6])
+        low = replace(results.done[5], membranes=results.done[5].membranes - 2.0)
+        assert compare(self.twin, load("digits"), {**results.done, 5: low}).outside == 1
+
+    def test_interrupt_kills_what_runs_and_keeps_what_is_done(self, tmp_path: Path) -> None:
+        def stop(index: int, failed: bool) -> None:
+            raise KeyboardInterrupt
+
+        network, data = self.twin.to_network("n"), load("digits")
+        settings = SpiceSettings(dt=1e-6, workers=2, cache=tmp_path)
+        engine = NgspiceEngine()
+        with pytest.raises(KeyboardInterrupt):
+            simulate_images(network, self.twin.encoder, data, list(range(6)), engine, settings, stop)
+        assert len(list(tmp_path.glob("*.npz"))) == 1
+        assert engine._running == set()
+
+    def test_twin_of_another_rest_or_synapse_is_refused(self) -> None:
+        network = self.twin.to_network("n")
+        moved = replace(network.populations[0], rest=(0.0,) * 4)
+        with pytest.raises(InputError, match="population 'x1' of network n is 0.0183 V off the resting membrane"):
+            from_network(replace(network, populations=(moved, network.populations[1])), self.twin.encoder, 1e-6)
+        leaky = SubCircuit("leaky_pair", "rp", "rn", "col", gp=1e-6, gm=1e-6)
+        leaky.R("plus", "rp", "col", "{1/gp}")
+        leaky.R("minus", "rn", "col", "{1/gm+1e6}")
+        own = replace(network, synapse=leaky)
+        with pytest.raises(InputError, match="synapse 'leaky_pair' has no twin"):
+            from_network(own, self.twin.encoder, 1e-6)
+        with pytest.raises(InputError, match="synapse 'leaky_pair' is not the shipped one. Use the full form"):
+            elaborate(own, "reduced", self.twin.encoder.stimulus(torch.zeros(64)))
+
 
 class TestSettings:
     def test_settings_survive_the_file(self, tmp_path: Path) -> None:
@@ -348,6 +390,8 @@ class TestCommandLine:
         assert process.returncode == 130
         assert b"finished work is kept, the same command goes on from there" in said
         before = checkpoint.stat().st_mtime_ns
+        settings, _, _ = load_trained(checkpoint.parent, load)  # what was interrupted can be exported
+        assert settings.hidden == (4,)
         done = subprocess.run(
             [sys.executable, "-m", "memprop.cli", *words], cwd=tmp_path, capture_output=True, timeout=300, check=False
         )
@@ -385,8 +429,6 @@ class TestProofs:
     def test_gradient_of_the_twin_is_that_of_ngspice(self) -> None:
         twin = Twin((64, 4, 10), seed=3)
         image = 0.5 * np.random.default_rng(0).random((1, 8, 8), dtype=np.float32)
-        import torch
-
         question = Question(twin.to_network("n"), twin.encoder, torch.from_numpy(image), 3)
         proofs = list(gradient_proof(question, NgspiceEngine(), 5))
         assert len(proofs) == 4

@@ -92,6 +92,29 @@ class TestTraining:
         assert bits(twins[0]) == bits(twins[1])
         assert bits(twins[0]) != bits(twins[2])
 
+    def test_step_while_learning_is_that_of_the_settings_and_the_old_one_after(self) -> None:
+        twin, coarse, steps = make_twin(), Twin((16, 6, 2), ENCODER, dt=4e-6, seed=1), set()
+
+        def on_step(progress: Progress) -> None:
+            steps.update([twin.dt, *(population.dt for population in twin.populations)])
+
+        history = fit(twin, DATA, replace(CONFIG, epochs=1, dt=4e-6), on_step=on_step)
+        assert steps == {4e-6}
+        assert [twin.dt, *(population.dt for population in twin.populations)] == [2e-6] * 3
+        assert history.loss == fit(coarse, DATA, replace(CONFIG, epochs=1)).loss
+        assert bits(twin) == bits(coarse)
+
+    def test_step_comes_back_when_a_training_is_killed(self) -> None:
+        twin = make_twin()
+        with pytest.raises(Kill, match="^$"):
+            fit(twin, DATA, replace(CONFIG, dt=4e-6), on_step=kill_at(0, 2))
+        assert [twin.dt, *(population.dt for population in twin.populations)] == [2e-6] * 3
+
+    @pytest.mark.parametrize("dt", [3e-6, 0.0, math.nan])
+    def test_step_that_does_not_divide_the_presentation_is_refused(self, dt: float) -> None:
+        with pytest.raises(InputError, match=rf"time step {dt!r} s does not divide the presentation of 4e-05 s"):
+            fit(make_twin(), DATA, replace(CONFIG, dt=dt))
+
     def test_weights_stay_inside_the_span_at_a_rate_that_would_leave_it(self) -> None:
         window = ConductanceRange(1e-6, 20e-6)
         twin, largest = make_twin(window=window), []
@@ -260,6 +283,7 @@ class TestForeignCheckpoints:
             ({"seed": 5}, r"seed is 0 there and 5 here"),
             ({"epochs": 9}, r"epochs is 4 there and 9 here"),
             ({"rate_input": 1e-6}, r"rate_input is 3e-06 there and 1e-06 here"),
+            ({"dt": 4e-6}, r"dt is 2e-06 there and 4e-06 here"),
         ],
     )
     def test_other_settings_are_refused(self, tmp_path: Path, change: dict[str, Any], text: str) -> None:

@@ -103,7 +103,11 @@ def _fashion_downloaded() -> Arrays:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # apt drops its rights while downloading
-        _call(["apt-get", "download", "-q", FASHION_PACKAGE], folder)
+        try:
+            _call(["apt-get", "download", "-q", FASHION_PACKAGE], folder)
+        except DataError:  # a new machine has no package lists yet
+            _call(["apt-get", "update", "-q"], folder)
+            _call(["apt-get", "download", "-q", FASHION_PACKAGE], folder)
         _call(["dpkg-deb", "-x", str(next(folder.glob("*.deb"))), str(folder)])
         return _idx_folder(folder / FASHION_FOLDER)
 

@@ -182,7 +182,6 @@ class _Training:
             "data": data.name,
             "labels": sha256(data.train.labels.tobytes()),
             "sizes": list(twin.sizes),
-            "dt": twin.dt,
             "encoder": asdict(twin.encoder),
             "window": asdict(twin.window),
             "neurons": [
@@ -190,6 +189,7 @@ class _Training:
                 for p in twin.populations
             ],
             **asdict(config),
+            "dt": twin.dt,
         }
 
     @property

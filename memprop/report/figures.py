@@ -68,12 +68,12 @@ def waveforms(path: Path, time: Floats, twin: Floats, spice: Floats, classes: in
         axis.set(ylabel=label, xlabel="time (us)")
         axis.grid(visible=True, alpha=0.25)
     winner = spice.shape[1] - classes + answer
-    axes[1, 0].plot(1e6 * time, 1e3 * spice[:, winner], color="black", linewidth=0.8, label=f"answer: output {answer}")
-    axes[1, 0].legend(frameon=False, loc="upper right")
+    axes[1, 0].plot(1e6 * time, 1e3 * spice[:, winner], color="black", linewidth=0.8, label=f"answer,\noutput {answer}")
+    axes[1, 0].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes[0, 0].set_title(title)
     axes[0, 0].plot([], [], color=SPICE, linewidth=2.6, alpha=0.45, label="SPICE")
     axes[0, 0].plot([], [], color=TWIN, linewidth=0.9, linestyle="--", label="twin")
-    axes[0, 0].legend(frameon=False, loc="upper right")
+    axes[0, 0].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _save(figure, path)
 
 

@@ -119,8 +119,9 @@ class MIF(nn.Module):
     def run(self, current: Tensor, state: MIFState) -> tuple[Tensor, MIFState]:
         """Integrate from ``state``; return the membrane in V ``[T + 1, B, N]`` and the state at the end.
 
-        The slope of the current inside a step counts: where the membrane is faster than the step, which it is while a
-        memristor is on, the membrane at the end of the step follows the current at the end, not that in the middle.
+        The slopes of current and memristor states inside a step count: where the membrane is faster than the step, which
+        it is while a memristor is on, it must end where current and states of the end put it, not those of the middle;
+        otherwise the order drops to one.
 
         Raises
         ------
@@ -133,17 +134,21 @@ class MIF(nn.Module):
             )
         p, supply, dt = self._device, self._supply, self.dt
         off, span = 1.0 / p.roff, 1.0 / p.ron - 1.0 / p.roff
-        drives = (current[:-1] + off * supply.sum()).unbind(0)
-        slopes = (current[1:] - current[:-1]).unbind(0)
+        drives = (current + off * supply.sum()).unbind(0)
         v, on = state
         membrane = [v]
-        for n, (drive, slope) in enumerate(zip(drives, slopes, strict=True)):
-            on = _relax(on, v - supply, p, dt if n else 0.5 * dt)
-            total = 2.0 * off + span * on.sum(0)
-            target = (drive + span * (on * supply).sum(0)) / total
+        for n in range(len(drives) - 1):
+            rate, equilibrium = switching(v - supply, p)
+            on = torch.lerp(equilibrium, on, torch.exp(-(dt if n else 0.5 * dt) * rate))
+            half = (
+                0.5 * dt * rate * (equilibrium - on)
+            )  # how far the states move from the middle of the step to its end
+            total, turn = 2.0 * off + span * on.sum(0), span * half.sum(0)
+            pull, sway = span * (on * supply).sum(0), span * (half * supply).sum(0)
+            begin = (drives[n] + pull - sway) / (total - turn)
+            end = (drives[n + 1] + pull + sway) / (total + turn)
             time = total * (dt / self._c)
-            decay = torch.exp(-time)
-            v = torch.lerp(target, v, decay) + slope / total * (1.0 - (1.0 - decay) / time)
+            v = torch.lerp(begin, v, torch.exp(-time)) + (end - begin) * (1.0 + torch.expm1(-time) / time)
             membrane.append(v)
         on = _relax(on, v - supply, p, 0.5 * dt)
         return torch.stack(membrane), MIFState(v, on)

@@ -22,7 +22,7 @@ from memprop.twin.mif import DT, MIF
 class Twin(nn.Module):
     """Differentiable twin of a feed-forward memristive network.
 
-    ``layers`` is an ``nn.Sequential`` of `Crossbar` and `MIF`, usable on its own with row voltages ``[T, B, rows]``.
+    ``layers`` is an ``nn.Sequential`` of `Crossbar` and `MIF`, usable on its own with row voltages ``[T + 1, B, rows]``.
 
     Parameters
     ----------
