@@ -212,6 +212,14 @@ class TestSimulateImages:
         assert set(results.done) == {5, 6, 7}
         assert (engine.count, results.cached) == (1, 2)
 
+    def test_waveforms_between_the_points_of_the_simulator_are_those_of_a_finer_run(self) -> None:
+        network, data, engine = self.twin.to_network("n"), load("digits"), NgspiceEngine()
+        coarse, fine = (
+            simulate_images(network, self.twin.encoder, data, [5], engine, SpiceSettings(max_step=step)).done[5]
+            for step in (0.25e-6, 0.02e-6)
+        )
+        assert np.abs(coarse.membranes - fine.membranes).max() < 0.1e-3
+
     def test_damaged_cache_file_is_simulated_again(self, tmp_path: Path) -> None:
         first = self.run(_Moody(set()), [5], tmp_path)
         (path,) = tmp_path.glob("*.npz")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
 from memprop.circuit.cell import RAILS
 from memprop.circuit.elaborate import Elaborated, Form, elaborate
@@ -211,7 +212,10 @@ def _reduce(index: int, circuit: Elaborated, recording: Recording, encoder: Alph
     grid = np.arange(encoder.steps(dt) + 1) * dt
     names = circuit.membranes()
     every = [node for nodes in names.values() for node in nodes]
-    membranes = np.stack([np.interp(grid, moments, recording[node].values) for node in every], axis=1)
+    # Straight lines between the simulator's points would be off by millivolts where a membrane bends.
+    first = np.append(True, np.diff(moments) > 0)
+    waveforms = np.stack([recording[node].values for node in every], axis=1)
+    membranes = PchipInterpolator(moments[first], waveforms[first], axis=0)(np.clip(grid, moments[0], moments[-1]))
     outputs = np.stack([recording[node].values for node in names[circuit.network.output.name]], axis=1)
     means = np.trapezoid(outputs, moments, axis=0) / moments[-1] - np.array(circuit.network.output.rest)
     energy = {"crossbars": 0.0, "neurons": 0.0}
