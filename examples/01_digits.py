@@ -10,13 +10,13 @@ from pathlib import Path
 import memprop
 
 
-def main(folder: Path = Path("runs/example_digits"), epochs: int = 24, images: int = 50) -> memprop.Comparison:
+def main(folder: Path = Path("runs/example_digits"), epochs: int = 32, images: int = 50) -> memprop.Comparison:
     data = memprop.load("digits")
 
     # 64 rows -> 32 memristive neurons -> 10 memristive neurons, each crossbar a pair of conductances per weight
     twin = memprop.Twin((data.rows, 32, data.classes))
     config = memprop.BPTTConfig(
-        epochs, 64, rate_input=1e-6, decay=3e-3, dt=0.5e-6, temperature=10e-3, shift=0, validation=138
+        epochs, 64, rate_input=1e-6, decay=3e-3, dt=1e-6, temperature=10e-3, shift=0, validation=138
     )
     history = memprop.fit(twin, data, config)
     print(
