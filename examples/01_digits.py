@@ -10,13 +10,14 @@ from pathlib import Path
 import memprop
 
 
-def main(folder: Path = Path("runs/example_digits"), epochs: int = 32, images: int = 50) -> memprop.Comparison:
+def main(folder: Path = Path("runs/example_digits"), epochs: int = 32, images: int = 100) -> memprop.Comparison:
     data = memprop.load("digits")
 
     # 64 rows -> 32 memristive neurons -> 10 memristive neurons, each crossbar a pair of conductances per weight
     twin = memprop.Twin((data.rows, 32, data.classes))
+    # the time step of learning is coarser than that of the comparison with ngspice; both mean the same circuit
     config = memprop.BPTTConfig(
-        epochs, 64, rate_input=1e-6, decay=3e-3, dt=1e-6, temperature=10e-3, shift=0, validation=138
+        epochs, 64, rate_input=1e-6, decay=3e-3, dt=1e-6, temperature=10e-3, shift=0, validation=138, patience=15
     )
     history = memprop.fit(twin, data, config)
     print(
