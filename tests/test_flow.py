@@ -262,12 +262,12 @@ class TestSimulateImages:
 
     def test_interrupt_kills_what_runs_and_keeps_what_is_done(self, tmp_path: Path) -> None:
         def stop(index: int, failed: bool) -> None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("from the keyboard")
 
         network, data = self.twin.to_network("n"), load("digits")
         settings = SpiceSettings(dt=1e-6, workers=2, cache=tmp_path)
         engine = NgspiceEngine()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="from the keyboard"):
             simulate_images(network, self.twin.encoder, data, list(range(6)), engine, settings, stop)
         assert len(list(tmp_path.glob("*.npz"))) == 1
         assert engine._running == set()

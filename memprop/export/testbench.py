@@ -13,7 +13,7 @@ from memprop.deck.numbers import to_text
 from memprop.export.manifest import Check
 
 MEAN_LIMIT = 0.1e-3
-"""Allowed deviation of the time mean of an output membrane, in V; about ten times what step control changes."""
+"""Allowed deviation of the time mean of an output membrane, in V: room for the step control of another simulator."""
 PEAK_LIMIT = 1e-3
 """Allowed deviation of the peak of an output membrane, in V."""
 CHARGE_LIMIT = 0.01

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,7 @@ from memprop.spice.recording import Recording
 from memprop.twin.mif import DT
 
 MAX_STEP = 0.25e-6
-"""Default largest time step of the simulator, in s: a quarter of it changes the membranes by less than 0.1 mV rms."""
+"""Default largest time step of the simulator, in s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,6 @@ class SpiceResults:
     done: dict[int, ImageResult] = field(default_factory=dict)
     failed: dict[int, SimulationError] = field(default_factory=dict)
     cached: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,6 @@ def simulate_images(
     """
     settings = settings or SpiceSettings()
     _check(network, data, indices)
-    started = time.monotonic()
     results = SpiceResults()
     jobs = _jobs(network, encoder, data, indices, engine, settings, results, on_done)
     waiting: dict[int, tuple[int, Elaborated, Path | None]] = {}
@@ -129,7 +126,6 @@ def simulate_images(
             results.done[index] = _reduce(index, circuit, outcome, encoder, settings.dt)
             _keep(path, results.done[index])
         on_done(index, isinstance(outcome, SimulationError))
-    results.seconds = time.monotonic() - started
     return results
 
 

@@ -327,7 +327,7 @@ def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _keep_freed_memory() -> None:
     """Tell the C library to keep freed memory: a loop over time frees and takes the same gigabyte in every batch.
 
-    Halves the time of a training step on Linux; other systems have no ``mallopt`` and go on without it.
+    Saves a large part of a training step on Linux; other systems have no ``mallopt`` and go on without it.
     """
     trim_threshold, mmap_threshold = -1, -3
     try:
