@@ -61,6 +61,17 @@ replay: setup ## replay the committed bundle netlists/digits_mif in ngspice, pas
 verify: setup ## print the proofs: cell check tables, gradient against finite differences in ngspice
 	$(BIN)/memprop verify netlists/digits_mif
 
+.PHONY: models
+models: setup ## write models/*.lib, the subcircuits for ngspice, from models/*.va
+	$(BIN)/memprop model models/*.va
+
+# make sweep-vteam, sweep-yakopcic, ...; any device in models/
+sweep-%: setup
+	$(BIN)/memprop sweep $* $(ARGS)
+
+.PHONY: sweep-mss_memristor
+sweep-mss_memristor: ## loops, pulses, retention of a device (sweep-NAME for any in models/), in runs/sweep/
+
 .PHONY: doctor
 doctor: $(VENV)/.installed ## what is installed, what is missing and how to get it
 	$(BIN)/memprop doctor

@@ -10,39 +10,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memprop.circuit.cell import Cell, load_cell
+    from memprop.circuit.cell import Cell, find_cell, load_cell
     from memprop.circuit.elaborate import elaborate
     from memprop.circuit.network import Network, Population, Projection, population_of
     from memprop.conductance.pair import ConductanceRange
     from memprop.data.encode import AlphaEncoder
     from memprop.data.sets import Images, load
     from memprop.deck.ngspice import make_deck
+    from memprop.device.library import DeviceModel, load_device
     from memprop.export.bundle import load_bundle
     from memprop.flow.loop import Comparison, compare, export_bundle, provenance, summarise, twin_accuracy
     from memprop.flow.simulate import SpiceSettings, image_order, simulate_images
     from memprop.learn.bptt import BPTTConfig, accuracy, evaluate, fit
     from memprop.spice.engine import make_engine
     from memprop.spice.pool import run_many
+    from memprop.twin.cell import MIF, CellTwin
     from memprop.twin.crossbar import Crossbar
-    from memprop.twin.mif import MIF
+    from memprop.twin.device import DeviceTrace, DeviceTwin
     from memprop.twin.network import Twin, from_network
 
 _PUBLIC = {
-    "circuit.cell": ("Cell", "load_cell"),
+    "circuit.cell": ("Cell", "find_cell", "load_cell"),
     "circuit.elaborate": ("elaborate",),
     "circuit.network": ("Network", "Population", "Projection", "population_of"),
     "conductance.pair": ("ConductanceRange",),
     "data.encode": ("AlphaEncoder",),
     "data.sets": ("Images", "load"),
     "deck.ngspice": ("make_deck",),
+    "device.library": ("DeviceModel", "load_device"),
     "export.bundle": ("load_bundle",),
     "flow.loop": ("Comparison", "compare", "export_bundle", "provenance", "summarise", "twin_accuracy"),
     "flow.simulate": ("SpiceSettings", "simulate_images", "image_order"),
     "learn.bptt": ("BPTTConfig", "accuracy", "evaluate", "fit"),
     "spice.engine": ("make_engine",),
     "spice.pool": ("run_many",),
+    "twin.cell": ("CellTwin", "MIF"),
     "twin.crossbar": ("Crossbar",),
-    "twin.mif": ("MIF",),
+    "twin.device": ("DeviceTrace", "DeviceTwin"),
     "twin.network": ("Twin", "from_network"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -52,9 +56,13 @@ __all__ = [
     "AlphaEncoder",
     "BPTTConfig",
     "Cell",
+    "CellTwin",
     "Comparison",
     "ConductanceRange",
     "Crossbar",
+    "DeviceModel",
+    "DeviceTrace",
+    "DeviceTwin",
     "Images",
     "Network",
     "Population",
@@ -66,12 +74,14 @@ __all__ = [
     "elaborate",
     "evaluate",
     "export_bundle",
+    "find_cell",
     "fit",
     "from_network",
     "image_order",
     "load",
     "load_bundle",
     "load_cell",
+    "load_device",
     "make_deck",
     "make_engine",
     "population_of",

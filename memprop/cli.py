@@ -22,7 +22,7 @@ app = typer.Typer(
 console = Console()
 
 Bundle = Annotated[Path, typer.Argument(help="Folder of a bundle, e.g. netlists/digits_mif.")]
-EngineName = Annotated[str, typer.Option(help="ngspice or ngspice-shared.")]
+EngineName = Annotated[str, typer.Option(help="ngspice, ngspice-shared, ngspice-osdi or vacask; see `memprop doctor`.")]
 Workers = Annotated[int | None, typer.Option(help="Simulations at a time; default one per core.", min=1)]
 Images = Annotated[int, typer.Option(help="Test images to simulate in SPICE.", min=1)]
 Timeout = Annotated[float, typer.Option(help="Seconds allowed per simulation.", min=1.0)]
@@ -35,6 +35,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and shifts.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name of network and bundle.")] = None,
+    cell: Annotated[
+        str | None, typer.Option(help="Neuron cell: a shipped one, or a folder with cell.cir and cell.toml.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<name>.")] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>.")] = None,
     images: Annotated[
@@ -54,7 +57,13 @@ def train(
         raise typer.BadParameter(f"unknown data set '{dataset}'. Known: {', '.join(PRESETS)}.")
     base = PRESETS[dataset]
     learning = replace(base.learning, seed=seed, epochs=epochs if epochs is not None else base.learning.epochs)
-    settings = replace(base, name=name or base.name, hidden=tuple(hidden) if hidden else base.hidden, learning=learning)
+    settings = replace(
+        base,
+        name=name or base.name,
+        hidden=tuple(hidden) if hidden else base.hidden,
+        learning=learning,
+        cell=cell or base.cell,
+    )
     summary = train_loop(
         settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,
         images=images or settings.spice_images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,
@@ -122,6 +131,126 @@ def verify(
 
     if not verify_bundle(bundle, console, conductances=conductances):
         raise typer.Exit(1)
+
+
+@app.command()
+def model(
+    files: Annotated[list[Path], typer.Argument(help="Verilog-A files, e.g. models/mss_memristor.va.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if a .lib is not what its .va makes.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also compile with openvaf-r.")] = False,
+) -> None:
+    """Read Verilog-A device models, say what was understood, and write each as subcircuits for ngspice beside it (.lib)."""
+    from memprop.flow.model import translate_models  # noqa: PLC0415
+
+    if not translate_models(files, console, check=check, compiled=compiled):
+        raise typer.Exit(1)
+
+
+@app.command()
+def engines(
+    bundle: Bundle = Path("netlists/digits_mif"),
+    images: Annotated[int, typer.Option(help="Test images to simulate in every engine.", min=1)] = 5,
+    form: Annotated[str, typer.Option(help="reduced or full.")] = "reduced",
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Engine; repeat for more. The first is the reference.")
+    ] = None,
+) -> None:
+    """Simulate the same images in several engines: differences of the membranes, ratios of the time."""
+    from memprop.flow.commands import engines_table  # noqa: PLC0415
+
+    console.print(engines_table(bundle, console, images=images, form=form, engines=engine or None))
+
+
+@app.command()
+def sweep(
+    device: Annotated[
+        str, typer.Argument(help="Shipped device (mss_memristor), a model (.va) or a sweep card (.toml).")
+    ],
+    engine: Annotated[
+        str, typer.Option(help="ngspice, ngspice-shared, ngspice-osdi, vacask, or twin for the twin alone.")
+    ] = "ngspice",
+    preset: Annotated[
+        list[str] | None, typer.Option(help="Preset instead of those of the card; repeat for more.")
+    ] = None,
+    experiment: Annotated[list[str] | None, typer.Option(help="Experiment of the card; repeat for more.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of table, summary, figures; default runs/sweep/<device>.")
+    ] = None,
+    workers: Workers = None,
+    timeout_s: Timeout = 600.0,
+) -> None:
+    """Drive a device as its card says, in a simulator and in the twin: loops, pulses, retention; table, figures, differences.
+
+    The card is <model>.sweep.toml beside the model. Without one, sines of 0.1 to 10 V and 0.1 Hz to 1 GHz are tried on the twin, and
+    a card is made around the drive that moves the state at the least voltage.
+    """
+    from memprop.flow.sweep import SweepSettings  # noqa: PLC0415
+    from memprop.flow.sweep import sweep as run  # noqa: PLC0415
+
+    settings = SweepSettings(engine, tuple(preset or ()), tuple(experiment or ()), workers, timeout_s)
+    if any(block.failures() for block in run(device, out, console, settings)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fit_device(
+    curves: Annotated[
+        Path, typer.Argument(help="CSV: time (s), voltage (V), current (A), and curve if there are several.")
+    ],
+    model: Annotated[str, typer.Argument(help="Model: a .va file, or the name of a shipped device.")],
+    parameters: Annotated[str, typer.Option(help="Parameters to fit, with commas: ron,roff,von.")],
+    preset: Annotated[
+        str | None, typer.Option(help="Preset to start from; default the model's default values.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the preset that is written.")] = "fitted",
+    value: Annotated[
+        list[str] | None, typer.Option(help="Value other than the preset's, name=number in SI units; repeat for more.")
+    ] = None,
+    bounds: Annotated[
+        list[str] | None, typer.Option(help="Range of a parameter, name=low:high in SI units; repeat for more.")
+    ] = None,
+    series: Annotated[float, typer.Option(help="Resistance between source and device, in Ohm.")] = 0.0,
+    frequency: Annotated[
+        float | None, typer.Option(help="Frequency in Hz, where there is no time column: each curve is one period.")
+    ] = None,
+    settle: Annotated[int, typer.Option(help="Times that each curve is driven through before it is compared.")] = 0,
+    noise: Annotated[
+        float | None, typer.Option(help="Standard deviation of the measured current in A; default what the fit leaves.")
+    ] = None,
+    relative: Annotated[
+        float, typer.Option(help="Noise relative to each current (0.02: 2 %); small currents count more.")
+    ] = 0.0,
+    starts: Annotated[int, typer.Option(help="Starts: the preset, and random ones around it.", min=1, max=100)] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of the random starts.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of preset and figure; default runs/fit/<name>.")] = None,
+    write_card: Annotated[
+        bool, typer.Option("--write-card", help="Add the preset to the card beside the model.")
+    ] = False,
+) -> None:
+    """Fit parameters of a device to measured curves, and say which of them the curves determine.
+
+    Every third curve is held out, of fewer than three the last quarter of the time. The voltage is that of the source, before
+    --series; the device is at rest before each curve.
+    """
+    from memprop.flow.fit_device import FitSettings, parse_bounds, parse_values  # noqa: PLC0415
+    from memprop.flow.fit_device import fit_device as run  # noqa: PLC0415
+
+    names = tuple(part.strip() for part in parameters.split(",") if part.strip())
+    settings = FitSettings(
+        names,
+        preset,
+        parse_values(value or []),
+        parse_bounds(bounds or []),
+        series,
+        noise,
+        relative,
+        starts,
+        seed,
+        settle,
+    )
+    run(curves, model, name, out, console, settings, frequency=frequency, write_card=write_card)
 
 
 @app.command()

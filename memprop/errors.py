@@ -13,6 +13,10 @@ class InputError(MempropError, ValueError):
     """An argument or a file holds something that cannot be used."""
 
 
+class VerilogError(InputError):
+    """A Verilog-A file is wrong, or outside of the subset that can be rewritten: file, line, column, and what to write."""
+
+
 class DataError(MempropError):
     """A data set is not reachable or its bytes are not the published ones."""
 

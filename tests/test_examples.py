@@ -56,3 +56,12 @@ def test_own_neuron_is_the_rc_it_says_it_is() -> None:
 
     expected = solve_ivp(slope, (0, 100e-6), [0.0], max_step=0.1e-6, rtol=1e-8, atol=1e-12).y.max()
     assert _load("03_own_neuron").main() == pytest.approx(expected, rel=1e-3)
+
+
+def test_own_device_is_trained_and_simulated_in_two_engines() -> None:
+    found = _load("04_own_device").main(epochs=2, images=3)
+    assert set(found) == {"ngspice", "vacask"}
+    for comparison in found.values():
+        assert comparison.images == 3
+        assert comparison.agreement == 1.0
+        assert comparison.rms < 0.5e-3

@@ -363,8 +363,8 @@ def test_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
         (lambda text: text.replace('"inputs": 6', '"inputs": "six"'), r"damaged: field inputs: .*integer"),
         (lambda text: text.replace('"seed": 3,', ""), r"damaged: field seed: Field required"),
         (lambda text: text.replace('"seed": 3,', '"seed": 3, "extra": 1,'), r"damaged: field extra: Extra inputs"),
-        (lambda text: text.replace("memprop-bundle-1", "memprop-bundle-9"),
-         r"has format 'memprop-bundle-9', this memprop reads 'memprop-bundle-1'\. Use the version that wrote it"),
+        (lambda text: text.replace("memprop-bundle-2", "memprop-bundle-9"),
+         r"has format 'memprop-bundle-9', this memprop reads 'memprop-bundle-2'\. Use the version that wrote it"),
     ],
 )  # fmt: skip
 def test_damaged_or_foreign_manifest_is_refused(damage: Callable[[str], str], message: str, bundle: Path) -> None:

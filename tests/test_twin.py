@@ -12,13 +12,13 @@ from scipy.integrate import solve_ivp
 from scipy.special import expit
 from torch import Tensor
 
-from memprop.circuit.cell import Cell, load_cell
+from memprop.circuit.cell import Cell, TextSubCircuit, load_cell
 from memprop.circuit.network import Network, Population, Projection
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
+from memprop.twin.cell import DT, MIF, CellState
 from memprop.twin.crossbar import Crossbar
-from memprop.twin.mif import DT, MIF, MIFState
 from memprop.twin.network import Twin, from_network
 
 torch.set_num_threads(1)
@@ -75,14 +75,15 @@ def order_of(steps: list[float], errors: list[float]) -> float:
 
 
 def untwinned() -> Cell:
-    """Return the shipped neuron with a card that names no twin."""
+    """Return the shipped neuron with a behavioural source in it, which no twin is made of."""
     shipped = load_cell("mif")
-    return Cell(shipped.card.model_copy(update={"twin": None}), shipped.subcircuit)
+    text = shipped.text.replace(".ends mif", "bleak mem ref i = 0*v(mem)\n.ends mif")
+    return Cell(shipped.card, TextSubCircuit(text, "test"), shipped.home)
 
 
-def default_start(batch: int) -> MIFState:
+def default_start(batch: int) -> CellState:
     """Return the initial state of the author's code: v = 0 and x1 = x2 = 0.0238."""
-    return MIFState(torch.zeros(batch, 1, dtype=F64), torch.full((2, batch, 1), 0.0238, dtype=F64))
+    return CellState(torch.zeros(batch, 1, dtype=F64), (torch.full((1, 2, batch, 1), 0.0238, dtype=F64),))
 
 
 def pulse(dt: float, steps: int, peak: float = 10e-6, rise: float = 20e-6) -> Tensor:
@@ -91,18 +92,18 @@ def pulse(dt: float, steps: int, peak: float = 10e-6, rise: float = 20e-6) -> Te
 
 
 @torch.no_grad()
-def states_of(neuron: MIF, current: Tensor, state: MIFState, every: int) -> tuple[Tensor, Tensor]:
+def states_of(neuron: MIF, current: Tensor, state: CellState, every: int) -> tuple[Tensor, Tensor]:
     """Return the membrane at all time points and the on fractions at every so many, ``[T + 1, B]`` and ``[., 2, B]``."""
-    membranes, fractions = [state.membrane[None]], [state.on]
+    membranes, fractions = [state.membrane[None]], [state.states[0]]
     for first in range(0, len(current) - 1, every):
         membrane, state = neuron.run(current[first : first + every + 1], state)
         membranes.append(membrane[1:])
-        fractions.append(state.on)
-    return torch.cat(membranes)[..., 0], torch.stack(fractions)[..., 0]
+        fractions.append(state.states[0])
+    return torch.cat(membranes)[..., 0], torch.stack(fractions)[:, 0, :, :, 0]
 
 
 @torch.no_grad()
-def square_pulse(neuron: MIF, peak: float, high: int, low: int, state: MIFState) -> np.ndarray:
+def square_pulse(neuron: MIF, peak: float, high: int, low: int, state: CellState) -> np.ndarray:
     """Return the membrane ``[high + low + 1]`` under so many steps of the peak current, then of none: two runs, so sharp edges."""
     on, state = neuron.run(torch.full((high + 1, 1, 1), peak, dtype=F64), state)
     after, _ = neuron.run(torch.zeros(low + 1, 1, 1, dtype=F64), state)
@@ -113,11 +114,11 @@ class TestRest:
     def test_rest_is_the_published_one(self) -> None:
         state = MIF(1, dtype=F64).resting_state(1)
         assert float(state.membrane) == pytest.approx(18.31e-3, abs=0.005e-3)
-        assert state.on.flatten().tolist() == pytest.approx([7.523e-3, 8.586e-5], rel=1e-4)
+        assert state.states[0].flatten().tolist() == pytest.approx([7.523e-3, 8.586e-5], rel=1e-4)
 
     def test_rest_is_where_scipy_ends_without_input(self) -> None:
         state = MIF(1, dtype=F64).resting_state(1)
-        found = [float(state.membrane), *state.on.flatten().tolist()]
+        found = [float(state.membrane), *state.states[0].flatten().tolist()]
         assert found == pytest.approx(rest_of_scipy().tolist(), rel=1e-8)
 
     def test_zero_input_stays_at_rest(self) -> None:
@@ -125,7 +126,7 @@ class TestRest:
         membrane, state = neuron.run(torch.zeros(201, 2, 3, dtype=F64), neuron.resting_state(2))
         assert membrane.shape == (201, 2, 3)
         assert float((membrane - neuron.rest).abs().max()) < 1e-15
-        assert float((state.on - neuron.resting_state(2).on).abs().max()) < 1e-15
+        assert float((state.states[0] - neuron.resting_state(2).states[0]).abs().max()) < 1e-15
         assert float(neuron(torch.zeros(5, 2, 3, dtype=F64)).abs().max()) < 1e-15
 
     def test_default_start_is_at_16_19_mv_after_300_us(self) -> None:
@@ -228,7 +229,7 @@ def swing_errors(on: float, c: float, steps: tuple[float, ...]) -> list[float]:
         current = torch.tensor([drive(n * dt) for n in range(round(40e-6 / dt) + 1)], dtype=F64)[:, None, None]
         neuron = MIF(1, dt, parameters={"c": c}, dtype=F64)
         with torch.no_grad():
-            found, _ = neuron.run(current, MIFState(membrane.reshape(1, 1), fractions.reshape(2, 1, 1)))
+            found, _ = neuron.run(current, CellState(membrane.reshape(1, 1), (fractions.reshape(1, 2, 1, 1),)))
         errors.append(float(np.abs(found[:: round(0.5e-6 / dt), 0, 0].numpy() - exact[0]).max()))
     return errors
 
@@ -408,7 +409,7 @@ class TestComposition:
         first, middle = neuron.run(current[:38], neuron.resting_state(1))
         second, last = neuron.run(current[37:], middle)
         assert float((torch.cat([first, second[1:]]) / whole - 1).abs().max()) < 1e-12
-        assert float((last.on / end.on - 1).abs().max()) < 1e-12
+        assert float((last.states[0] / end.states[0] - 1).abs().max()) < 1e-12
         assert float((last.membrane / end.membrane - 1).abs().max()) < 1e-12
 
     def test_same_seed_gives_the_same_weights_and_another_seed_others(self) -> None:
@@ -427,11 +428,11 @@ class TestGradients:
         neuron = MIF(2, 2e-6, dtype=F64)
         current = torch.full((5, 1, 2), 5e-6, dtype=F64)
         membrane = torch.tensor([[0.5, 1.2]], dtype=F64, requires_grad=True)
-        on = torch.tensor([[[0.1, 0.4]], [[0.2, 0.05]]], dtype=F64, requires_grad=True)
+        on = torch.tensor([[[[0.1, 0.4]], [[0.2, 0.05]]]], dtype=F64, requires_grad=True)
 
         def scaled(v: Tensor, x: Tensor) -> Tensor:
-            trace, state = neuron.run(current, MIFState(0.1 * v, x))
-            return torch.cat([trace[1:].flatten() / 0.1, state.on.flatten()])
+            trace, state = neuron.run(current, CellState(0.1 * v, (x,)))
+            return torch.cat([trace[1:].flatten() / 0.1, state.states[0].flatten()])
 
         assert torch.autograd.gradcheck(scaled, (membrane, on), eps=1e-5, atol=1e-7, rtol=1e-6)
 
@@ -500,7 +501,7 @@ class TestRefusals:
     @pytest.mark.parametrize(("size", "dt"), [(0, 1e-6), (1, 0.0), (1, -1e-6), (1, math.nan), (1, math.inf)])
     def test_population_without_size_or_step_is_refused(self, size: int, dt: float) -> None:
         with pytest.raises(
-            InputError, match=rf"MIF\(size={size}, dt={dt!r} s\): size must be at least 1 and dt positive"
+            InputError, match=rf"twin of {size} cells, dt = {dt!r} s: size must be at least 1 and dt positive"
         ):
             MIF(size, dt)
 
@@ -517,7 +518,7 @@ class TestRefusals:
             MIF(1, cell=load_cell("rram_pair"))
 
     def test_cell_without_twin_is_refused(self) -> None:
-        with pytest.raises(InputError, match="cell 'mif' has no twin 'mif' in its card"):
+        with pytest.raises(InputError, match=r"cell mif, line \d+, bleak: element 'b' has no twin\. Use r, c, v"):
             MIF(1, cell=untwinned())
 
     @pytest.mark.parametrize("sizes", [(), (4,), (4, 0), (0, 3)])
@@ -582,7 +583,7 @@ class TestNetworks:
 
     def test_cell_of_the_second_population_is_not_replaced_by_the_first(self) -> None:
         twin, network = self.network(cells=(load_cell("mif"), untwinned()))
-        with pytest.raises(InputError, match="cell 'mif' has no twin 'mif' in its card"):
+        with pytest.raises(InputError, match="bleak: element 'b' has no twin"):
             from_network(network, twin.encoder, twin.dt, F64)
 
     def test_network_that_is_no_chain_is_refused(self) -> None:

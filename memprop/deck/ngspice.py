@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from memprop.circuit.cell import Cell
 from memprop.circuit.elaborate import Elaborated, Section
 from memprop.deck.deck import Deck, Transient
+from memprop.deck.models import cell_models
 from memprop.deck.numbers import to_text
-from memprop.errors import InputError
-from memprop.files import inside, shipped
 
 DEFAULT_OPTIONS: Mapping[str, float | str] = {"method": "trap", "reltol": 1e-4}
 
@@ -38,7 +38,7 @@ def make_deck(
     options: Mapping[str, float | str] | None = None,
 ) -> Deck:
     """Return the deck of a network: all membranes are kept, and with ``energy`` also the currents of all sources."""
-    files = {f"models/{name}": model_text(name) for name in model_files(circuit)}
+    files, verilog = cell_models(cells_of(circuit))
     files |= {section.file: section_text(section) for section in circuit.sections}
     nodes = [node for names in circuit.membranes().values() for node in names]
     meters = circuit.meters if energy else ()
@@ -52,36 +52,26 @@ def make_deck(
         tuple(dict.fromkeys(nodes)),
         branches,
         {**DEFAULT_OPTIONS, **(options or {})},
+        verilog,
     )
 
 
-def model_files(circuit: Elaborated) -> list[str]:
-    """Return the names of the device model files that the cells need."""
-    cells = [population.cell for population in circuit.network.populations] + [circuit.network.pair]
-    return list(dict.fromkeys(name for cell in cells for name in cell.card.models))
+def cells_of(circuit: Elaborated) -> list[Cell]:
+    """Return the cells of a circuit: those of its populations, then the synapse."""
+    return [*(population.cell for population in circuit.network.populations), circuit.network.pair]
 
 
-def model_text(name: str) -> str:
-    """Return the text of a shipped device model file.
+def main_text(deck: Deck, compiled: Sequence[str] = (), names: Mapping[str, str] | None = None) -> str:
+    """Return the main file: includes, options, what to save, the analysis.
 
-    Raises
-    ------
-    InputError: no such file, or the name leaves the folder of the models.
+    ``compiled`` are files of compiled Verilog-A to load first; ``names`` gives the simulator's names of nodes whose names differ.
     """
-    try:
-        return inside(shipped("models"), name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"device model file '{name}' is not shipped ({error.strerror}). Correct `models` in the card."
-        ) from error
-
-
-def main_text(deck: Deck) -> str:
-    """Return the main file: includes, options, what to save, the analysis."""
     lines = [f"* {deck.title}"]
+    lines += [".control", *(f"pre_osdi {file}" for file in compiled), ".endc"] if compiled else []
     lines += [f".include {name}" for name in deck.files]
     lines += [".options " + " ".join(f"{key}={value}" for key, value in deck.options.items())] if deck.options else []
-    saved = [f"v({node})" for node in deck.nodes] + [f"i({branch})" for branch in deck.branches]
+    names = names or {}
+    saved = [f"v({names.get(node, node)})" for node in deck.nodes] + [f"i({branch})" for branch in deck.branches]
     lines += [".save " + " ".join(saved[k : k + 8]) for k in range(0, len(saved), 8)]
     lines += [transient_line(deck.analysis), ".end"]
     return "\n".join(lines) + "\n"

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memprop.errors import InputError
-from memprop.files import shipped
 
 Card = TypeVar("Card", bound=BaseModel)
 
@@ -32,6 +31,8 @@ class Parameter(Strict):
     above: float | None = None
     at_least: float | None = None
     at_most: float | None = None
+    below: float | None = None
+    excluded: tuple[float, ...] = ()
 
     def check(self, name: str, value: float | NDArray[np.float64]) -> None:
         """Raise InputError unless every element of ``value`` is finite and in range."""
@@ -43,6 +44,10 @@ class Parameter(Strict):
             wrong |= ~(array >= self.at_least)
         if self.at_most is not None:
             wrong |= ~(array <= self.at_most)
+        if self.below is not None:
+            wrong |= ~(array < self.below)
+        if self.excluded:
+            wrong |= np.isin(array, self.excluded)
         if wrong.any():
             bad = float(np.atleast_1d(array)[np.atleast_1d(wrong)][0])
             raise InputError(f"parameter {name} = {bad!r} {self.unit} is not {self.range_text()}. Correct the value.")
@@ -53,6 +58,8 @@ class Parameter(Strict):
         parts += [f"above {self.above!r}"] if self.above is not None else []
         parts += [f"at least {self.at_least!r}"] if self.at_least is not None else []
         parts += [f"at most {self.at_most!r}"] if self.at_most is not None else []
+        parts += [f"below {self.below!r}"] if self.below is not None else []
+        parts += [f"not {value!r}" for value in self.excluded]
         return ", ".join(parts) + (f" {self.unit}" if self.unit and len(parts) > 1 else "")
 
 
@@ -63,23 +70,21 @@ class Preset(Strict):
     values: dict[str, float]
 
 
+class Form(Strict):
+    """A form of a device with some parameters fixed, so that what they switch off costs nothing."""
+
+    description: str
+    fixed: dict[str, float]
+
+
 class DeviceCard(Strict):
-    """Card of a device model in ``models/``."""
+    """Card of a device model: what its Verilog-A file cannot say."""
 
     name: str
-    description: str
-    sources: tuple[str, ...]
-    ports: tuple[str, ...]
-    states: tuple[str, ...]
-    parameters: dict[str, Parameter]
-    presets: dict[str, Preset]
-
-    def values(self, preset: str | None = None, **changes: float) -> dict[str, float]:
-        """Return all parameter values: defaults, then ``preset``, then ``changes``, checked against their ranges."""
-        if preset is not None and preset not in self.presets:
-            raise InputError(f"device {self.name} has no preset '{preset}'. Known: {', '.join(self.presets)}.")
-        base = {name: parameter.default for name, parameter in self.parameters.items()}
-        return merge(self.name, self.parameters, base, {**(self.presets[preset].values if preset else {}), **changes})
+    description: str = ""
+    sources: tuple[str, ...] = ()
+    presets: dict[str, Preset] = Field(default_factory=dict)
+    forms: dict[str, Form] = Field(default_factory=dict)
 
 
 def merge(
@@ -117,8 +122,3 @@ def read_card(path: Path, kind: type[Card]) -> Card:
     for name, parameter in getattr(card, "parameters", {}).items():
         parameter.check(f"{path.name}:{name}", parameter.default)
     return card
-
-
-def load_device(name: str, folder: Path | None = None) -> DeviceCard:
-    """Return the card ``<name>.toml`` of the shipped models or of ``folder``."""
-    return read_card((folder or shipped("models")) / f"{name}.toml", DeviceCard)

@@ -20,7 +20,8 @@ from memprop.conductance.pair import Array, ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.deck.conductances import read_conductances
 from memprop.deck.deck import Deck
-from memprop.deck.ngspice import make_deck, model_files, model_text, section_text
+from memprop.deck.models import cell_models, model_file, model_text
+from memprop.deck.ngspice import cells_of, make_deck, section_text
 from memprop.errors import BundleError, InputError
 from memprop.export.manifest import (
     FORMAT,
@@ -143,11 +144,18 @@ def _netlists(network: Network, stimulus: Stimulus) -> dict[str, str]:
     files: dict[str, str] = {}
     for form in FORMS:
         circuit = elaborate(network, form, stimulus)
-        for name in model_files(circuit):
-            for file in (name, name.replace(".lib", ".va")):
-                if file == name or (shipped("models") / file).is_file():
-                    files[f"models/{file}"] = model_text(file)
+        files |= cell_models(cells_of(circuit))[0] | _sources(cells_of(circuit))
         files |= {s.file: section_text(s) for s in circuit.sections if not s.file.startswith("image_")}
+    return files
+
+
+def _sources(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return the Verilog-A of the cells' devices and the cards beside it, by name in the bundle."""
+    files: dict[str, str] = {}
+    for cell in cells:
+        for name, device in cell.devices().items():
+            stem = model_file(name).removesuffix(".lib")
+            files |= {f"{stem}.va": device.text} | ({f"{stem}.toml": device.card_text} if device.card_text else {})
     return files
 
 
@@ -263,10 +271,12 @@ def _check_models(folder: Path, manifest: Manifest) -> None:
     """Raise BundleError when decks made from the bundle would use other device models than the bundle itself."""
     cards = [manifest.synapse, *(population.cell for population in manifest.populations)]
     for name in dict.fromkeys(model for card in cards for model in card.models):
-        if _text(folder, f"models/{name}") != model_text(name):
+        file = model_file(name)
+        scan_cells(folder, file)  # a generated file too: it holds free text of a stranger's card
+        if _text(folder, file) != model_text(name, folder / "models"):
             raise BundleError(
-                f"bundle {folder}: models/{name} is not the model of this memprop. Replay works; to simulate, use the version "
-                f"{manifest.memprop_version} that wrote it, or export again."
+                f"bundle {folder}: {file} is not what this memprop makes of the Verilog-A beside it. Replay works; to simulate, "
+                f"use the version {manifest.memprop_version} that wrote it, or export again."
             )
 
 
@@ -291,8 +301,10 @@ def _cell(cells: Mapping[str, TextSubCircuit], name: str, card: Any, folder: Pat
     known = load_cell(name) if (shipped("circuits") / name).is_dir() else None
     # A cell equal to the shipped one keeps the comments of its file, so that write-back gives the same bytes.
     if known is not None and known.card == card and _code(known.text) == _code(str(cells[name])):
-        return known
-    return Cell(card, cells[name])
+        models = [model_file(model) for model in card.models]
+        if all(_text(folder, file) == model_text(file, known.home) for file in models):
+            return known
+    return Cell(card, cells[name], folder / "models")
 
 
 def _code(text: str) -> list[str]:

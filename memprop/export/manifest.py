@@ -14,7 +14,7 @@ from memprop.device.card import Strict
 from memprop.errors import BundleError
 from memprop.files import sha256
 
-FORMAT = "memprop-bundle-1"
+FORMAT = "memprop-bundle-2"
 MANIFEST = "manifest.json"
 
 
@@ -119,15 +119,14 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest.model_validate(content)
+        found = content.get("format", FORMAT) if isinstance(content, dict) else FORMAT
+        manifest = Manifest.model_validate(content) if found == FORMAT else None
     except (ValidationError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         what = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
         raise BundleError(f"{path} is damaged: {what}. Export the bundle again.") from error
-    if manifest.format != FORMAT:
-        raise BundleError(
-            f"{path} has format '{manifest.format}', this memprop reads '{FORMAT}'. Use the version that wrote it."
-        )
+    if manifest is None:
+        raise BundleError(f"{path} has format '{found}', this memprop reads '{FORMAT}'. Use the version that wrote it.")
     missing = {"cells.inc", "conductances.inc", "populations.inc", "wave.inc", "reduced.inc"} - set(manifest.files)
     if missing:
         raise BundleError(f"{path} is damaged: it does not list {', '.join(sorted(missing))}. Export the bundle again.")

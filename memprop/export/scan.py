@@ -24,7 +24,7 @@ _CONTROL = re.compile(
 _CARDS = frozenset({
     ".include", ".subckt", ".ends", ".options", ".save", ".tran", ".end", ".control", ".endc", ".param", ".model", ".ic", ".temp",
 })  # fmt: skip
-_CELL_CARDS = frozenset({".subckt", ".ends", ".param", ".model"})
+_CELL_CARDS = frozenset({".subckt", ".ends", ".param", ".model", ".ic"})
 _ELEMENTS = frozenset("bcdefghijklmqrvx+")
 """First letters of elements; not a, the code models, some of which read files and start programs."""
 

@@ -21,6 +21,7 @@ from memprop.errors import InputError
 from memprop.export.bundle import check_target, load_bundle
 from memprop.export.replay import replay
 from memprop.files import ensure_folder, write_json
+from memprop.flow.engines import compare_engines
 from memprop.flow.loop import (
     Clock,
     compare,
@@ -41,7 +42,7 @@ from memprop.learn.bptt import History, Progress
 from memprop.report import figures
 from memprop.report.progress import progress
 from memprop.report.table import summary_table
-from memprop.spice.engine import Engine, make_engine
+from memprop.spice.engine import ENGINES, Engine, make_engine
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.raw import read_raw
 from memprop.twin.network import Twin, from_network
@@ -274,3 +275,32 @@ def verify_bundle(bundle: Path, console: Console, *, conductances: int) -> bool:
         table.add_row(proof.what, proof.found, proof.goal, "[green]holds[/]" if proof.holds else "[bold red]FAILS[/]")
     console.print(table)
     return all(proof.holds for proof in proofs)
+
+
+def engines_table(bundle: Path, console: Console, *, images: int, form: str, engines: Sequence[str] | None) -> Table:
+    """Return the comparison of engines on a bundle as a table."""
+    network, encoder, manifest = load_bundle(bundle)
+    data = load(manifest.dataset)
+    names = list(engines or ENGINES)
+    title = f"{network.name}, {form} form, {images} images, largest step {manifest.max_step:g} s; against {names[0]}"
+    table = Table("engine", "version", "rms mV", "peak mV", "output peak mV", "same answer", "time ratio", title=title)
+    with progress("engines", images * len(names), console) as advance:
+        found = compare_engines(
+            network, encoder, data, names, images=images, form=_form(form), max_step=manifest.max_step, on_done=advance
+        )
+    for r in found:
+        if r.problem:
+            table.add_row(r.engine, "did not run")
+            console.print(f"[yellow]{r.engine}[/] {escape(r.problem)}", highlight=False, soft_wrap=True)
+            continue
+        ratio = f"{r.ratio:.2f} ({r.spread[0]:.2f} to {r.spread[1]:.2f})"
+        table.add_row(
+            r.engine,
+            r.version,
+            f"{1e3 * r.rms:.4f}",
+            f"{1e3 * r.peak:.4f}",
+            f"{1e3 * r.output_peak:.4f}",
+            f"{r.answers:.1%}",
+            ratio,
+        )
+    return table

@@ -13,7 +13,7 @@ from memprop.conductance.pair import Array
 from memprop.deck.deck import Deck, Transient
 from memprop.files import shipped
 from memprop.spice.engine import Engine
-from memprop.twin.mif import MIF, MIFState
+from memprop.twin.cell import MIF, CellState
 
 TABLE_A: tuple[tuple[float, float, float, float, float, float], ...] = (
     (2e-6, 20e-6, 65.14e-3, 13.32e-3, 0.0256, 0.0017),
@@ -61,8 +61,10 @@ def _within(what: str, error: float, limit: float = 0.01) -> Proof:
     return Proof(what, f"{100 * error:.3f} % off", f"within {100 * limit:g} %", error <= limit)
 
 
-def _initial() -> MIFState:
-    return MIFState(torch.zeros(1, 1, dtype=torch.float64), torch.full((2, 1, 1), INITIAL_ON, dtype=torch.float64))
+def _initial() -> CellState:
+    return CellState(
+        torch.zeros(1, 1, dtype=torch.float64), (torch.full((1, 2, 1, 1), INITIAL_ON, dtype=torch.float64),)
+    )
 
 
 def _twin_alpha(peak: float, rise: float) -> Array:
@@ -70,11 +72,11 @@ def _twin_alpha(peak: float, rise: float) -> Array:
     _, state = cell.run(torch.zeros(round(SETTLE / FINE) + 1, 1, 1, dtype=torch.float64), _initial())
     s = torch.arange(round(600e-6 / FINE) + 1, dtype=torch.float64) * FINE / rise
     drive = (peak * s * torch.exp(1 - s)).reshape(-1, 1, 1)
-    membrane, on = [state.membrane], [state.on]
+    membrane, on = [state.membrane], [state.states[0]]
     for start in range(0, len(drive) - 1, 20):  # in pieces, to see the on fractions in between
         trace, state = cell.run(drive[start : start + 21], state)
         membrane.append(trace[1:, 0])
-        on.append(state.on)
+        on.append(state.states[0])
     fractions = torch.stack(on).amax(0).flatten()
     every = torch.cat(membrane)
     return np.array([float(every.max()), float(every.min()), *fractions.tolist()])

@@ -12,7 +12,7 @@ from memprop.data.encode import AlphaEncoder
 from memprop.errors import CheckpointError, InputError
 from memprop.files import write_json
 from memprop.learn.bptt import BPTTConfig
-from memprop.twin.mif import DT
+from memprop.twin.cell import DT
 
 SETTINGS = "settings.json"
 TRAINING = "training.safetensors"
@@ -31,6 +31,8 @@ class RunSettings:
     dataset: str
     hidden: tuple[int, ...]
     """Neurons of each hidden population."""
+    cell: str = "mif"
+    """Neuron cell: the name of a shipped one, or the path of a folder with cell.cir and cell.toml."""
     dt: float = DT
     """Time step of the twin, in s."""
     spice_images: int = 300

@@ -27,7 +27,7 @@ from memprop.files import ensure_folder, sha256
 from memprop.spice.engine import Engine
 from memprop.spice.pool import run_many
 from memprop.spice.recording import Recording
-from memprop.twin.mif import DT
+from memprop.twin.cell import DT
 
 MAX_STEP = 0.25e-6
 """Default largest time step of the simulator, in s."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from memprop.circuit.cell import find_cell
 from memprop.data.sets import Images
 from memprop.errors import CheckpointError
 from memprop.files import ensure_folder
@@ -19,7 +20,7 @@ from memprop.twin.network import Twin
 def make_twin(settings: RunSettings, data: Images) -> Twin:
     """Return the untrained twin of these settings."""
     sizes = (data.rows, *settings.hidden, data.classes)
-    return Twin(sizes, settings.encoder, dt=settings.dt, seed=settings.learning.seed)
+    return Twin(sizes, settings.encoder, dt=settings.dt, cell=find_cell(settings.cell), seed=settings.learning.seed)
 
 
 def train(

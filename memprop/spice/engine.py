@@ -8,9 +8,10 @@ from typing import Protocol
 
 from memprop.deck.deck import Deck
 from memprop.errors import EngineError
-from memprop.spice.ngspice import NgspiceEngine
+from memprop.spice.ngspice import NgspiceEngine, osdi_engine
 from memprop.spice.recording import Recording
 from memprop.spice.shared import SharedEngine
+from memprop.spice.vacask import VacaskEngine
 
 
 class Engine(Protocol):
@@ -46,6 +47,8 @@ class Kind:
 ENGINES: Mapping[str, Kind] = {
     "ngspice": Kind(NgspiceEngine, "ngspice as a program, one process per deck", osdi=False),
     "ngspice-shared": Kind(SharedEngine, "libngspice through PySpice, in recycled helper processes", osdi=False),
+    "ngspice-osdi": Kind(osdi_engine, "ngspice with compiled Verilog-A, one process per deck", osdi=True),
+    "vacask": Kind(VacaskEngine, "VACASK, one process per deck", osdi=True),
 }
 
 

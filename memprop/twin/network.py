@@ -15,14 +15,14 @@ from memprop.circuit.network import Network, Population, Projection
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
+from memprop.twin.cell import DT, CellTwin
 from memprop.twin.crossbar import Crossbar
-from memprop.twin.mif import DT, MIF
 
 
 class Twin(nn.Module):
     """Differentiable twin of a feed-forward memristive network.
 
-    ``layers`` is an ``nn.Sequential`` of `Crossbar` and `MIF`, usable on its own with row voltages ``[T + 1, B, rows]``.
+    ``layers`` is an ``nn.Sequential`` of `Crossbar` and `CellTwin`, usable on its own with row voltages ``[T + 1, B, rows]``.
 
     Parameters
     ----------
@@ -68,7 +68,9 @@ class Twin(nn.Module):
                 Crossbar(rows, columns, window=self.window, init=_initial(k, rows, self), generator=generator)
             )
             layers.append(
-                MIF(columns, self.dt, cell=cells[k], parameters=(parameters or {}).get(names[k]), dtype=dtype)
+                CellTwin(
+                    columns, self.dt, cell=cells[k] or "mif", parameters=(parameters or {}).get(names[k]), dtype=dtype
+                )
             )
         self.layers = nn.Sequential(*layers).to(dtype)
 
@@ -78,9 +80,9 @@ class Twin(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, Crossbar)]
 
     @property
-    def populations(self) -> list[MIF]:
+    def populations(self) -> list[CellTwin]:
         """Populations from the first hidden one to the output."""
-        return [layer for layer in self.layers if isinstance(layer, MIF)]
+        return [layer for layer in self.layers if isinstance(layer, CellTwin)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the time mean of the output membranes above rest in V, ``[B, classes]``."""

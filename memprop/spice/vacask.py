@@ -1,0 +1,161 @@
+"""Engine ``vacask``: the program in batch mode, one process and one folder per deck, devices compiled from Verilog-A."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memprop.deck.deck import Deck
+from memprop.deck.vacask import Translated, vacask_deck
+from memprop.errors import (
+    ConvergenceError,
+    DeckError,
+    InputError,
+    MissingNode,
+    NoOutput,
+    SimulationError,
+    SimulatorKilled,
+)
+from memprop.files import sha256, write_atomic
+from memprop.spice.find import find_vacask
+from memprop.spice.log import asked, tail
+from memprop.spice.ngspice import Finished, kill, run_process
+from memprop.spice.osdi import compile_verilog
+from memprop.spice.raw import Plot, read_raw
+from memprop.spice.recording import Recording, make_recording
+
+_FAILURES: Sequence[tuple[type[SimulationError], str]] = (
+    (MissingNode, r"^(?:node|instance) '.*' not found|failed to bind analysis outputs"),
+    (ConvergenceError, r"timestep too small|factorization failed|homotopy failed|not finite|nan found|failed to converge"
+                       r"|operating point analysis failed|iteration limit"),
+    (DeckError, r"syntax error|not found|unexpected|incompatib|undefined|unknown|out of (?:range|bounds)|must be|needs at least"),
+)  # fmt: skip
+_ABORTED = re.compile(r"^analysis '.*' aborted", re.IGNORECASE | re.MULTILINE)
+_BANNER = re.compile(r"\A.*?OpenBLAS CPUs:[^\n]*\n", re.DOTALL)
+"""What the program says before it does anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class VacaskEngine:
+    """VACASK as a program. Reads no configuration file of the user, so that a deck means the same everywhere."""
+
+    program: Path = field(default_factory=find_vacask)
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name and the beginning of the hash of the program: it does not tell its version."""
+        return f"vacask-{_fingerprint(self.program)}"
+
+    def run(self, deck: Deck, timeout_s: float = 600.0) -> Recording:
+        """Simulate ``deck``; the folder is kept, and named, only on failure.
+
+        Raises
+        ------
+        SimulationError: one of its kinds, see `memprop.errors`; a DeckError also where the deck cannot be said to VACASK.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="memprop-"))
+        keep = False
+        try:
+            translated = _written(deck, folder)
+            command = [str(self.program), "-qp", "-sp", "-n", "1", "--tomlfile", "none.toml", "deck.sim"]
+            done = run_process(command, folder, timeout_s, deck.title, self._running)
+            return _read(deck, translated, folder, done, self.name)
+        except SimulationError:
+            keep = True
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def abort(self) -> None:
+        """Kill the simulations that run now."""
+        for process in list(self._running):
+            kill(process)
+
+    def close(self) -> None:
+        """End what still runs; every deck has its own process."""
+        self.abort()
+
+
+def _written(deck: Deck, folder: Path) -> Translated:
+    """Write the deck; what cannot be translated is a failure of this deck, and must stop none of the others."""
+    try:
+        return write_vacask(deck, folder)
+    except InputError as error:
+        raise DeckError(deck.title, str(error), folder, "The deck was not translated for VACASK.") from error
+
+
+def write_vacask(deck: Deck, folder: Path) -> Translated:
+    """Write ``deck`` as ``deck.sim`` with its compiled devices into ``folder``.
+
+    Raises
+    ------
+    DeckError: a Verilog-A text does not compile.
+    InputError: the deck cannot be translated.
+    """
+    files = {model.module: f"{model.module.lower()}.osdi" for model in deck.verilog}
+    translated = vacask_deck(deck, files)
+    for model in deck.verilog:
+        write_atomic(folder / files[model.module], compile_verilog(model.text, model.module).read_bytes())
+    write_atomic(folder / "none.toml", "")
+    write_atomic(folder / "deck.sim", translated.text)
+    return translated
+
+
+_FINGERPRINTS: dict[Path, str] = {}
+
+
+def _fingerprint(program: Path) -> str:
+    if program not in _FINGERPRINTS:
+        _FINGERPRINTS[program] = sha256(program.read_bytes())[:8]
+    return _FINGERPRINTS[program]
+
+
+def failure_in(log: str) -> tuple[type[SimulationError], str] | None:
+    """Return the kind of failure and the line that shows it, or None when the log holds none.
+
+    What is not known, but shown with a mark at its place in the deck, is a fault of the deck.
+    """
+    lines = [line for line in _BANNER.sub("", log).splitlines() if line.strip()]
+    for kind, pattern in _FAILURES:
+        for line in lines:
+            if re.search(pattern, line, re.IGNORECASE):
+                return kind, line.strip()
+    return (DeckError, lines[0].strip()) if any(line.strip() == "^" for line in lines) else None
+
+
+def _read(deck: Deck, translated: Translated, folder: Path, done: Finished, engine: str) -> Recording:
+    raw = folder / "tran1.raw"
+    missing = not raw.is_file() or not raw.stat().st_size
+    if done.status or missing or _ABORTED.search(done.log):
+        failure = failure_in(done.log)
+        if failure:
+            place = _place(done.log) if failure[0] is DeckError else ""
+            raise failure[0](
+                deck.title, f"VACASK says: {failure[1].rstrip('.')}{place}{asked(deck, failure[0])}", folder
+            )
+        if done.status:
+            raise SimulatorKilled(deck.title, f"VACASK ended with status {done.status}: {tail(done.log)}.", folder)
+        raise NoOutput(deck.title, f"VACASK ended with status 0 and wrote no data: {tail(done.log)}.", folder)
+    plot = read_raw(raw, deck.title)[0]
+    return make_recording(deck, lambda name: _column(plot, translated.names.get(name, name)), engine, folder)
+
+
+def _place(log: str) -> str:
+    """Return the line of the deck that the program shows below a complaint."""
+    match = re.search(r"^  (\S.*)\n\s*\^", log, re.MULTILINE)
+    return f", in '{match[1].strip()[:100]}'" if match else ""
+
+
+def _column(plot: Plot, name: str) -> NDArray[np.float64] | None:
+    key = name.lower()
+    return np.ascontiguousarray(plot.values[:, plot.variables.index(key)]) if key in plot.variables else None

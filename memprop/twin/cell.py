@@ -1,0 +1,275 @@
+"""Differentiable twin of a population of equal cells, assembled from the cell's netlist, its card and its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, reduce
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from memprop.circuit.cell import RAILS, Cell, as_cell
+from memprop.circuit.netlist import read_netlist
+from memprop.device.equations import GROUND
+from memprop.device.functions import floor, maximum, minimum
+from memprop.errors import InputError
+from memprop.twin.assemble import Circuit, assemble, read_circuit, voltage_symbol
+from memprop.twin.general import Solver, compile_system
+from memprop.twin.splitting import Splitting, UnsplittableError, expression_value, split
+
+DT = 0.25e-6
+"""Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
+MEMBRANE = "mem"
+FIXED = RAILS
+_PREFIX = "parameter_"
+"""Of the names of buffers that hold parameters of the cell, which may be called anything."""
+
+
+class CellState(NamedTuple):
+    """State of a population between two calls."""
+
+    membrane: Tensor
+    """Membrane voltage in V, ``[B, N]``."""
+    states: tuple[Tensor, ...]
+    """Device states at the same time: per group of equal devices ``[S, D, B, N]`` (S states of D devices); or, for cells of
+    general form, all other unknowns of the circuit as one ``[n, B, N]``."""
+
+
+class CellTwin(nn.Module):
+    """Population of equal cells, drops into ``nn.Sequential``.
+
+    The equations come from the cell's ``cell.cir`` and the Verilog-A of its devices. Cells with one membrane node and
+    devices from there to fixed nodes are stepped by Strang splitting (`memprop.twin.splitting`); any other circuit by a
+    linearly implicit method (`memprop.twin.general`), which costs more.
+
+    Parameters
+    ----------
+    size: number of cells N.
+    dt: time step in s.
+    cell: the cell, or the name of a shipped one.
+    parameters: values that differ from the card, each a number or an array ``[N]``.
+    dtype: float32 for training, float64 for proofs.
+    method: ``auto``, or ``general`` to use the general method for a cell that could be split.
+
+    Raises
+    ------
+    InputError: a parameter is unknown, out of range, or has neither one nor N values; or the cell cannot have a twin.
+    """
+
+    rest: Tensor
+    """Membrane in V at zero input, ``[1, N]``."""
+    _others: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        dt: float = DT,
+        *,
+        cell: Cell | str = "mif",
+        parameters: Mapping[str, ArrayLike] | None = None,
+        dtype: torch.dtype = torch.float32,
+        method: str = "auto",
+    ) -> None:
+        super().__init__()
+        if size < 1 or not (np.isfinite(dt) and dt > 0):
+            raise InputError(
+                f"twin of {size} cells, dt = {dt!r} s: size must be at least 1 and dt positive. Correct them."
+            )
+        if method not in ("auto", "general"):
+            raise InputError(f"method '{method}' is unknown. Known: auto, general.")
+        self.size, self.dt = int(size), float(dt)
+        self.cell = as_cell(cell, "neuron", "mif")
+        self.parameters_si = self.cell.values(size, parameters or {})
+        self.circuit, plan, self._solver = _build(_ByContent(self.cell))
+        self._plan, self.method = _choice(plan, method)
+        self.supplies = {name: self.cell.card.supplies[name].voltage for name in FIXED}
+        for name, default in self.circuit.defaults.items():
+            value = torch.as_tensor(self.parameters_si.get(name, default), dtype=torch.float64)
+            self.register_buffer(_PREFIX + name, value)
+        _check_devices(self.circuit, self._values())
+        y = self._solve_rest()
+        self.register_buffer("rest", y[..., 0].reshape(1, size))
+        self.register_buffer("_others", y[..., 1:].reshape(1, size, -1))
+        self.to(dtype)
+
+    def __repr__(self) -> str:
+        """Return name, size, step and method."""
+        return f"{type(self).__name__}({self.cell.name}, size={self.size}, dt={self.dt!r} s, {self.method})"
+
+    @property
+    def unknowns(self) -> tuple[str, ...]:
+        """Names of the circuit's unknowns, membrane first, as in ngspice."""
+        return self._solver.system.unknowns
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: getattr(self, _PREFIX + name) for name in self.circuit.defaults}
+
+    def _inputs(self, current: Any) -> list[Any]:
+        """Return the inputs of the general solver: supplies, current into the membrane, parameters."""
+        return [*(self.supplies[node] for node in FIXED), current, *self._values().values()]
+
+    def _solve_rest(self) -> Tensor:
+        """Return all unknowns at zero input, ``[N, n]``; with an ``.ic`` in the cell the nodes it names are held there."""
+        names, values = self.unknowns, self._values()
+        y = torch.zeros(self.size, len(names), dtype=torch.float64)
+        held = []
+        for node, expr in self.circuit.start.items():
+            if node not in names:
+                known = ", ".join(names)
+                raise InputError(f"cell {self.cell.name}: .ic names '{node}', which is no free node. Known: {known}.")
+            held.append(names.index(node))
+            y[:, held[-1]] = torch.as_tensor(expression_value(expr, values), dtype=torch.float64)
+        return self._solver.rest(y, self._inputs(0.0), held)
+
+    def resting_state(self, batch: int) -> CellState:
+        """Return the state at zero input, which is the operating point of the circuit."""
+        membrane = self.rest.expand(batch, self.size)
+        others = self._others.expand(batch, self.size, -1).permute(2, 0, 1)
+        if self._plan is None:
+            return CellState(membrane, (others,))
+        where = {name: k - 1 for k, name in enumerate(self.unknowns)}
+        blocks = [
+            torch.stack([torch.stack([others[where[i.node(s)]] for i in group.instances]) for s in group.states])
+            if group.states else others[:0, None]
+            for group in self._plan.groups
+        ]  # fmt: skip
+        return CellState(membrane, tuple(blocks))
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Return the membrane above rest in V at the time points, ``[T + 1, B, N]``, from rest.
+
+        ``current`` is the input current in A at the same time points, ``[T + 1, B, N]``; between them it runs straight.
+        """
+        return self.trace(current) - self.rest
+
+    def trace(self, current: Tensor) -> Tensor:
+        """Return the membrane in V at the time points, ``[T + 1, B, N]``, from rest."""
+        return self.run(current, self.resting_state(current.shape[1] if current.ndim == 3 else 1))[0]
+
+    def run(self, current: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """Integrate from ``state``; return the membrane in V ``[T + 1, B, N]`` and the state at the end.
+
+        Raises
+        ------
+        InputError: ``current`` is not ``[T + 1, B, N]`` with this population's N and at least one step.
+        """
+        if current.ndim != 3 or current.shape[2] != self.size or current.shape[0] < 2:
+            raise InputError(
+                f"current has shape {tuple(current.shape)}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
+                "Put time first."
+            )
+        if self._plan is None:
+            return self._run_general(current, state)
+        prepared = self._plan.prepare(self._values(), self.supplies, self.dt, state.membrane)
+        membrane, states = prepared.run(current, state.membrane, list(state.states))
+        return torch.stack(membrane), CellState(membrane[-1], tuple(states))
+
+    def _run_general(self, current: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        y = torch.cat([state.membrane[..., None], state.states[0].permute(1, 2, 0)], -1)
+        inputs = [self._inputs(drive) for drive in current.unbind(0)]
+        membrane = [state.membrane]
+        for before, after in pairwise(inputs):
+            y = self._solver.step(y, before, after, (len(FIXED),), self.dt)
+            membrane.append(y[..., 0])
+        return torch.stack(membrane), CellState(y[..., 0], (y[..., 1:].permute(2, 0, 1),))
+
+
+class MIF(CellTwin):
+    """Population of memristive integrate-and-fire neurons: the twin of the shipped cell ``mif``.
+
+    Equations: S. M. Kang et al., IEEE TCAS-I, Nov 2021 (cell card ``circuits/mif/cell.toml``). Parameters as in `CellTwin`.
+    """
+
+
+def _choice(plan: Splitting | UnsplittableError, method: str) -> tuple[Splitting | None, str]:
+    """Return the splitting to use, if any, and the method in words."""
+    if isinstance(plan, Splitting) and method == "auto":
+        return plan, "splitting"
+    return None, f"general: {plan}" if isinstance(plan, UnsplittableError) else "general"
+
+
+def _check_devices(circuit: Circuit, values: Mapping[str, Tensor]) -> None:
+    """Raise InputError when a cell gives one of its devices a parameter out of the range in the Verilog-A."""
+    for instance in circuit.instances:
+        for name, parameter in instance.equations.parameters.items():
+            value = torch.as_tensor(expression_value(instance.parameters[name], values), dtype=torch.float64)
+            parameter.check(f"{circuit.name}.{instance.name}.{name}", value.numpy())
+
+
+class _ByContent:
+    """A cell that equals every other one of the same text, so that its equations are derived once."""
+
+    __slots__ = ("cell", "text")
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        devices = tuple((model.text, model.card_text) for model in cell.devices().values())
+        self.text = (cell.text, cell.name, devices)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByContent) and other.text == self.text
+
+
+@lru_cache(maxsize=32)
+def _build(key: _ByContent) -> tuple[Circuit, Splitting | UnsplittableError, Solver]:
+    """Return the circuit of a cell, its splitting or why it has none, and its general solver."""
+    cell = key.cell
+    subcircuit = read_netlist(cell.text, f"cell {cell.name}").subcircuits[cell.name]
+    forms = {form: (model, form) for model in cell.devices().values() for form in model.forms}
+    circuit = grounded(read_circuit(subcircuit, forms))
+    solver = compile_system(assemble(circuit, FIXED, (MEMBRANE,)))
+    try:
+        return circuit, split(circuit, MEMBRANE, FIXED), solver
+    except UnsplittableError as reason:
+        return circuit, reason.with_traceback(None), solver  # the cache would keep the frames alive
+
+
+def grounded(circuit: Circuit) -> Circuit:
+    """Return a cell with its reference port, and what ngspice takes as ground, at ground, and `plain` expressions."""
+    table: dict[str, str] = {"ref": GROUND, "gnd": GROUND}
+    voltages: dict[Any, Any] = {voltage_symbol(node): sympy.Integer(0) for node in table}
+
+    def moved(part: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(
+            tuple(
+                table.get(word, word) if isinstance(word, str) else plain(word.xreplace(voltages)) for word in element
+            )
+            for element in part
+        )
+
+    instances = tuple(
+        replace(
+            i,
+            nodes={port: table.get(node, node) for port, node in i.nodes.items()},
+            parameters={name: plain(value) for name, value in i.parameters.items()},
+        )
+        for i in circuit.instances
+    )
+    return replace(
+        circuit,
+        ports=tuple(port for port in circuit.ports if port not in table),
+        resistors=moved(circuit.resistors),
+        capacitors=moved(circuit.capacitors),
+        currents=moved(circuit.currents),
+        transconductances=moved(circuit.transconductances),
+        sources=moved(circuit.sources),
+        mirrors=moved(circuit.mirrors),
+        instances=instances,
+        start={node: plain(value) for node, value in circuit.start.items()},
+    )
+
+
+def plain(expr: Any) -> Any:
+    """Return an expression with the functions of devices in the place of sympy's own, for which torch has no form."""
+    expr = expr.replace(sympy.Max, lambda *args: reduce(maximum, args))
+    expr = expr.replace(sympy.Min, lambda *args: reduce(minimum, args))
+    return expr.replace(sympy.ceiling, lambda x: -sympy.floor(-x)).replace(sympy.floor, floor)

@@ -1,0 +1,386 @@
+"""Fast integration of a cell with one membrane node: Strang splitting with exact exponentials.
+
+With the membrane held, each device state relaxes by itself; with the states held, the membrane is linear. Each part is
+stepped exactly, or with its own slope where it is not linear, and the half steps of the states that meet at a time point
+are taken as one; that leaves one state step and one membrane step per time step, second order in time (G. Strang, SIAM J.
+Numer. Anal. 5, 1968; for parts that are not linear, exponential Rosenbrock, M. Hochbruck et al., SIAM J. Numer. Anal. 47, 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sympy
+import torch
+from sympy import Symbol
+from torch import Tensor
+
+from memprop.device.equations import GROUND, TEMPERATURE, TNOM, Equations, parameter_symbol, probe
+from memprop.device.hoist import Hoister, straightened
+from memprop.device.sigmoid import sigmoid, with_sigmoids
+from memprop.device.torch_function import compile_torch
+from memprop.errors import InputError
+from memprop.twin.assemble import Circuit, Instance, assemble, voltage_symbol
+
+Expr = Any
+"""A sympy expression; sympy's own annotations are too loose to check."""
+ZERO: Expr = sympy.Integer(0)
+TINY = 1e-30
+"""Rates in 1/s below this one are none: a quotient by them would overflow in single precision."""
+
+
+class UnsplittableError(InputError):
+    """The circuit has another form than one membrane with devices to fixed nodes; the message says what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A function of moving tensors whose still parts are evaluated before."""
+
+    prepare: Callable[..., tuple[Any, ...]]
+    step: Callable[..., tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Equal devices between membrane and fixed nodes, stacked along the first axis ``[D, B, N]``."""
+
+    instances: tuple[Instance, ...]
+    states: tuple[str, ...]
+    linear: bool
+    """Whether the state equations are linear in the states at fixed voltage."""
+    decaying: bool
+    """Whether all states surely relax: linear, with positive rates."""
+    positive: bool
+    """Whether no state can become negative."""
+    affine: bool
+    """Whether conductance and source current are straight lines in the states, whatever the voltage."""
+    relax: _Function
+    """Per state the speed and its slope, both in 1/s; linear: the speed at zero and the rate, which is minus the slope."""
+    conduct: _Function
+    """Conductance in S, and current in A that flows in at 0 V; affine: their values at zero and slopes by the states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How to step a cell; made by `split`."""
+
+    circuit: Circuit
+    membrane: str
+    fixed: tuple[str, ...]
+    groups: tuple[Group, ...]
+    passive: Callable[..., tuple[Any, ...]]
+    """Capacitance in F, conductance in S, and current in A into the membrane at 0 V of all that is no device."""
+
+    def prepare(
+        self, parameters: Mapping[str, Tensor], supplies: Mapping[str, float], dt: float, like: Tensor
+    ) -> Prepared:
+        """Return everything that does not change from step to step, in the precision and on the device of ``like``."""
+        return Prepared(self, parameters, supplies, dt, like)
+
+
+def split(circuit: Circuit, membrane: str, fixed: Sequence[str]) -> Splitting:
+    """Return the splitting of a cell.
+
+    Raises
+    ------
+    UnsplittableError: the cell has another form.
+    """
+    inner = {instance.node(node) for instance in circuit.instances for node in instance.equations.nodes}
+    others = [node for node in circuit.nodes if node not in (membrane, *fixed) and node not in inner]
+    others += [name for name, *_ in circuit.sources]
+    if others:
+        raise UnsplittableError(f"cell {circuit.name}: node or source '{others[0]}' beside the membrane")
+    system = assemble(replace(circuit, instances=()), [membrane, *fixed], [])
+    v = voltage_symbol(membrane)
+    current: Expr = system.port_currents[0]
+    conductance: Expr = sympy.diff(current, v)
+    capacitance: Expr = sympy.diff(system.port_charges[0], v)
+    capacitance += sum((_port_capacitance(instance, membrane) for instance in circuit.instances), ZERO)
+    if capacitance == 0:
+        raise UnsplittableError(f"cell {circuit.name}: no capacitance at the membrane")
+    inputs = [*(voltage_symbol(node) for node in fixed), *map(parameter_symbol, circuit.defaults)]
+    passive = compile_torch(inputs, [capacitance, conductance, -current.xreplace({v: ZERO})])
+    return Splitting(circuit, membrane, tuple(fixed), tuple(_groups(circuit, membrane)), passive)
+
+
+def _port_capacitance(instance: Instance, membrane: str) -> Expr:
+    """Return the constant capacitance of a device between membrane and fixed nodes."""
+    total = ZERO
+    for (a, b), flow in instance.equations.compact.flows.items():
+        if flow.charge == 0 or membrane not in (instance.node(a), instance.node(b)):
+            continue
+        slope: Expr = sympy.diff(flow.charge, probe(a, b))
+        if slope.free_symbols & set(instance.equations.probes) or flow.charge != slope * probe(a, b):
+            raise UnsplittableError(f"device {instance.name}: a charge that is no constant capacitance")
+        nodes = [GROUND, *instance.nodes.values(), *map(instance.node, instance.equations.nodes)]
+        nowhere: dict[str, Expr] = dict.fromkeys(nodes, ZERO)
+        total += slope.xreplace(instance.replacements(nowhere))
+    return total
+
+
+def _groups(circuit: Circuit, membrane: str) -> list[Group]:
+    kinds: dict[Any, list[Instance]] = {}
+    for instance in circuit.instances:
+        at_membrane = tuple(port for port, node in instance.nodes.items() if node == membrane)
+        at_ground = tuple(port for port, node in instance.nodes.items() if node == GROUND)
+        kinds.setdefault((id(instance.equations), at_membrane, at_ground), []).append(instance)
+    return [_group(tuple(instances), membrane) for instances in kinds.values()]
+
+
+def _group(instances: tuple[Instance, ...], membrane: str) -> Group:
+    """Return equal devices as functions of the membrane, the fixed nodes at their ports and their own states."""
+    one = instances[0]
+    equations = one.equations.compact
+    if equations.lets:
+        raise UnsplittableError(f"device {one.name}: equations too large to be written out")
+    v, rails = voltage_symbol(membrane), {port: Symbol(f"E:{port}", real=True) for port in one.nodes}
+    voltage: dict[str, Expr] = {node: rails[port] for port, node in one.nodes.items()} | {GROUND: ZERO, membrane: v}
+    states = {node: Symbol(f"x:{node}", real=True) for node in equations.nodes}
+    voltage |= {one.node(node): symbol for node, symbol in states.items()}
+    table: dict[Any, Any] = {TEMPERATURE: sympy.Float(TNOM)}
+    table |= {symbol: voltage[one.node(a)] - voltage[one.node(b)] for symbol, (a, b) in equations.probes.items()}
+    current: Expr = ZERO
+    for port, node in one.nodes.items():
+        current += equations.node_flows(port).current.xreplace(table) if node == membrane else ZERO
+    speeds = [_speed(equations, node, states, table) for node in states]
+    linear, relax = _relaxation(speeds, list(states.values()))
+    affine, conduct = _conduction(current, v, list(states.values()))
+    signs = _Signs(equations, list(states.values()))
+    decaying = linear and all(signs.of(rate).is_positive for rate in relax[1::2])
+    positive = all(
+        signs.of(speed.xreplace({x: ZERO})).is_nonnegative for speed, x in zip(speeds, states.values(), strict=True)
+    )
+    still = [*rails.values(), *map(parameter_symbol, one.equations.parameters)]
+    functions = [_split_function(part, [v, *states.values()], still) for part in (relax, conduct)]
+    return Group(instances, tuple(states), linear, decaying, positive, affine, *functions)
+
+
+def _speed(equations: Equations, node: str, states: Mapping[str, Symbol], table: Mapping[Any, Any]) -> Expr:
+    """Return dx/dt of one state as an expression of the membrane, fixed voltages, parameters and the state itself."""
+    flow, x = equations.node_flows(node), states[node]
+    current: Expr = flow.current.xreplace(table)
+    charge: Expr = flow.charge.xreplace(table)
+    capacity: Expr = sympy.diff(charge, x)
+    moving = capacity.free_symbols - set(map(parameter_symbol, equations.parameters))
+    if capacity == 0 or charge != capacity * x or moving:
+        raise UnsplittableError(f"node '{node}' of {equations.name} is no state with a constant capacity")
+    if current.free_symbols & (set(states.values()) - {x}):
+        raise UnsplittableError(f"states of {equations.name} drive each other")
+    return with_sigmoids(-current / capacity)
+
+
+def _relaxation(speeds: Sequence[Expr], states: Sequence[Symbol]) -> tuple[bool, list[Expr]]:
+    """Return whether all states are linear at fixed voltage, and the expressions of `Group.relax`."""
+    pairs = [(speed, sympy.diff(speed, x)) for speed, x in zip(speeds, states, strict=True)]
+    if any(slope.has(x) for (_, slope), x in zip(pairs, states, strict=True)):
+        return False, [part for pair in pairs for part in pair]
+    starts = [(speed.xreplace({x: ZERO}), -slope) for (speed, slope), x in zip(pairs, states, strict=True)]
+    return True, [part for pair in starts for part in pair]
+
+
+def _conduction(current: Expr, v: Symbol, states: Sequence[Symbol]) -> tuple[bool, list[Expr]]:
+    """Return whether conductance and source are affine in the states, and the expressions of `Group.conduct`."""
+    conductance: Expr = sympy.diff(current, v)
+    if conductance.has(v):
+        return False, [conductance, conductance * v - current]
+    source = -current.xreplace({v: ZERO})
+    slopes = [sympy.diff(part, x) for x in states for part in (conductance, source)]
+    if any(slope.has(x) for slope in slopes for x in states):
+        return False, [conductance, source]
+    zero = dict.fromkeys(states, ZERO)
+    return True, [conductance.xreplace(zero), source.xreplace(zero), *slopes]
+
+
+class _Signs:
+    """What the ranges of the parameters say about the sign of expressions, for states that are not negative."""
+
+    def __init__(self, equations: Equations, states: Sequence[Symbol]) -> None:
+        self.table: dict[Any, Any] = {x: sympy.Dummy(nonnegative=True) for x in states}
+        for name, parameter in equations.parameters.items():
+            if parameter.above is not None and parameter.above >= 0:
+                self.table[parameter_symbol(name)] = sympy.Dummy(positive=True)
+            elif parameter.at_least is not None and parameter.at_least >= 0:
+                self.table[parameter_symbol(name)] = sympy.Dummy(nonnegative=True)
+
+    def of(self, expr: Expr) -> Expr:
+        """Return an expression of which sympy knows the sign, if it follows from the ranges."""
+        plain = with_sigmoids(expr)
+        for kind in (sympy.exp, sigmoid):
+            plain = plain.replace(kind, lambda _: sympy.Dummy(positive=True))
+        return plain.xreplace(self.table)
+
+
+def _split_function(expressions: Sequence[Expr], moving: Sequence[Symbol], still: Sequence[Symbol]) -> _Function:
+    hoister = Hoister(moving)
+    rest = [hoister(straightened(_tidy(expr), moving)) for expr in expressions]
+    constants, names = list(hoister.constants), list(hoister.constants.values())
+    used = [s for s in still if any(expr.has(s) for expr in rest)]
+    return _Function(compile_torch(still, [*constants, *used]), compile_torch([*moving, *names, *used], rest))
+
+
+def _tidy(expr: Expr) -> Expr:
+    """Return the same expression with few signs and quotients, each of which costs an operation."""
+    return sympy.factor_terms(with_sigmoids(sympy.sympify(expr)))
+
+
+class Prepared:
+    """A splitting with the parameters of a population, at one step size."""
+
+    def __init__(
+        self, plan: Splitting, parameters: Mapping[str, Tensor], supplies: Mapping[str, float], dt: float, like: Tensor
+    ) -> None:
+        self.dt = dt
+        zero = like.new_zeros(())
+        rails = [like.new_tensor(supplies[node]) for node in plan.fixed]
+        values = {name: parameters[name] for name in plan.circuit.defaults}
+        nodes = dict(zip(plan.fixed, rails, strict=True)) | {plan.membrane: zero, GROUND: zero}
+        self.groups = [_PreparedGroup(group, values, nodes, dt) for group in plan.groups]
+        capacitance, *parts = (_tensor(part, zero) for part in plan.passive(*rails, *values.values()))
+        conductance, self.source = (part + sum(g.still[k] for g in self.groups) for k, part in enumerate(parts))
+        self.pace = -dt / capacitance
+        self.base = torch.stack([conductance, torch.zeros_like(conductance)]).reshape(2, 1, -1)
+        # A conductance that stays positive lets the membrane follow its equilibrium, also where that moves fast.
+        self.following = all(group.grows for group in self.groups) and bool((conductance > 0).all())
+
+    def run(self, current: Tensor, v: Tensor, states: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the membrane at the time points and the states at the end, both from ``v`` and ``states`` at the start.
+
+        ``current`` is ``[T + 1, B, N]`` in A; the slopes of current and states inside a step count: where the membrane is
+        faster than the step it must end where current and states of the end put it, not those of the middle.
+        """
+        dt, membrane = self.dt, [v]
+        drives = (current + self.source).unbind(0)
+        for n in range(len(drives) - 1):
+            mid, move = self.base, None
+            for k, group in enumerate(self.groups):
+                states[k], speed = group.advance(v, states[k], dt if n else 0.5 * dt)
+                mid, move = group.conduction(v, states[k], speed, mid, move)
+            v = self._membrane(v, drives[n], drives[n + 1], mid, move)
+            membrane.append(v)
+        return membrane, [group.advance(v, x, 0.5 * dt)[0] for group, x in zip(self.groups, states, strict=True)]
+
+    def _membrane(self, v: Tensor, before: Tensor, after: Tensor, mid: Tensor, move: Tensor | None) -> Tensor:
+        """Return the membrane after a step: conductance and source at mid-step, and how far they move from there to the end."""
+        early, late = (mid, mid) if move is None else (mid - move, mid + move)
+        z = mid[0] * self.pace
+        if not self.following:
+            first, last = ((early[0] * v - before - early[1]) * self.pace, (late[0] * v - after - late[1]) * self.pace)
+            return v + phi1(z) * first + phi2(z) * (last - first)
+        first, last = (before + early[1]) / early[0], (after + late[1]) / late[0]
+        decay, change = torch.expm1(z), last - first
+        return torch.addcmul(v + torch.addcmul(change, change, decay / z, value=-1), decay, v - first)
+
+
+class _PreparedGroup:
+    """The devices of a group with their parameters."""
+
+    def __init__(self, group: Group, values: Mapping[str, Tensor], nodes: Mapping[str, Tensor], dt: float) -> None:
+        self.group, self.dt = group, dt
+        one = group.instances[0]
+        columns = [[nodes[instance.nodes[port]] for instance in group.instances] for port in one.nodes]
+        columns += [
+            [_tensor(expression_value(i.parameters[name], values), nodes[GROUND]) for i in group.instances]
+            for name in one.equations.parameters
+        ]
+        still = [_stacked(column) for column in columns]
+        self.relax, self.conduct = group.relax.prepare(*still), group.conduct.prepare(*still)
+        self.still: Sequence[Any] = (0.0, 0.0)
+        self.grows = group.affine
+        zero = nodes[GROUND].expand(len(group.instances), 1, 1)
+        if group.affine:
+            parts = [part + zero for part in group.conduct.step(*[zero] * (1 + len(group.states)), *self.conduct)]
+            self.still = parts[0].sum(0), parts[1].sum(0)
+            if not group.states:
+                return
+            self.slopes = (
+                torch.stack(torch.broadcast_tensors(zero, *parts[2:])[1:]).unflatten(0, (-1, 2)).transpose(0, 1)
+            )
+            # [2, S, D, 1, N or 1], of conductance and source by each state
+            self.moves = self.slopes * (0.5 * dt)
+            self.grows = group.positive and bool((self.slopes[0] >= 0).all())
+
+    def advance(self, v: Tensor, x: Tensor, step: float) -> tuple[Tensor, Tensor]:
+        """Return the states ``[S, D, B, N]`` after ``step`` s at fixed membrane, and their speed in 1/s there."""
+        if not self.group.states:
+            return x, x
+        start, slope = self._speeds(v, x)
+        if self.group.decaying:
+            speed = torch.addcmul(start, slope, x, value=-1)
+            decay = torch.expm1(slope * -step)
+            return torch.addcmul(x, speed, decay / (slope + TINY), value=-1), torch.addcmul(speed, speed, decay)
+        speed = start - slope * x if self.group.linear else start
+        z = slope * (-step if self.group.linear else step)
+        x = x + step * phi1(z) * speed
+        return x, speed * torch.exp(z) if self.group.linear else self._speeds(v, x)[0]
+
+    def _speeds(self, v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both parts of `Group.relax`, each one value per state, ``[S, D, B, N]``."""
+        parts = self.group.relax.step(v, *x.unbind(0), *self.relax)
+        return _joined(parts[0::2], x), _joined(parts[1::2], x)
+
+    def conduction(
+        self, v: Tensor, x: Tensor, speed: Tensor, mid: Tensor, move: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add conductance in S and source in A at mid-step ``[2, B, N]``, and how far both move from there to the end."""
+        if self.group.affine:
+            if not self.group.states:
+                return mid, move
+            own, shift = _weighted(self.slopes, x), _weighted(self.moves, speed)
+        else:
+            half, shape = speed * (0.5 * self.dt), (len(self.group.instances), *v.shape)
+            ends = [self.group.conduct.step(v, *y.unbind(0), *self.conduct) for y in (x - half, x + half)]
+            early, late = (torch.stack([_tensor(part, v).expand(shape).sum(0) for part in end]) for end in ends)
+            own, shift = 0.5 * (early + late), 0.5 * (late - early)
+        return mid + own, shift if move is None else move + shift
+
+
+def _weighted(weights: Tensor, x: Tensor) -> Tensor:
+    """Return the sums over states and devices, ``[2, B, N]``."""
+    if weights.shape[-1] > 1:
+        return (weights * x).sum((1, 2))
+    return (weights.reshape(2, -1) @ x.flatten(2).flatten(0, 1)).unflatten(1, x.shape[2:])
+
+
+def _joined(parts: Sequence[Any], like: Tensor) -> Tensor:
+    """Return one value per state as ``[S, D, B, N]``."""
+    if len(parts) == 1 and isinstance(parts[0], Tensor):
+        return parts[0][None]
+    return torch.stack([_tensor(part, like).expand(like.shape[1:]) for part in parts])
+
+
+def expression_value(expr: Expr, values: Mapping[str, Tensor]) -> Any:
+    """Return an expression of a cell's parameters: a tensor, or a number where it depends on none."""
+    if expr.is_Symbol:
+        return values[expr.name]
+    symbols = sorted(expr.free_symbols, key=str)
+    return compile_torch(symbols, [expr])(*(values[s.name] for s in symbols))[0]
+
+
+def _tensor(value: Any, like: Tensor) -> Tensor:
+    """Return a tensor as it is, and a number as one of the precision and device of ``like``."""
+    return value if isinstance(value, Tensor) else like.new_tensor(value)
+
+
+def _stacked(column: Sequence[Tensor]) -> Tensor:
+    """Return one tensor ``[D, 1, 1]`` or ``[D, 1, N]``; ``[1, 1, ...]`` where all devices share it."""
+    if all(value is column[0] for value in column):
+        return column[0].reshape(1, 1, -1)
+    return torch.stack(torch.broadcast_tensors(*column)).reshape(len(column), 1, -1)
+
+
+def phi1(z: Tensor) -> Tensor:
+    """Return (exp(z) - 1)/z, also near 0 and for its gradient."""
+    near = z.abs() < 1e-2
+    safe = torch.where(near, torch.ones_like(z), z)
+    return torch.where(near, 1.0 + z * (0.5 + z * (1 / 6 + z * (1 / 24 + z / 120))), torch.expm1(safe) / safe)
+
+
+def phi2(z: Tensor) -> Tensor:
+    """Return (exp(z) - 1 - z)/z^2, also near 0 and for its gradient."""
+    near = z.abs() < 1e-2
+    safe = torch.where(near, torch.ones_like(z), z)
+    series = 0.5 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))
+    return torch.where(near, series, (torch.expm1(safe) / safe - 1.0) / safe)
