@@ -48,8 +48,14 @@ def case(name: str) -> tuple[DeviceModel, str, dict[str, float], Drive]:
     model = load_device(device)
     base = {**model.forms[form].defaults, **changes}
     drive = DRIVE.get(form) or DRIVE[{"vteam_linear": "vteam_technion", "vteam_exponential": "vteam_technion"}[form]]
-    factor = {"vteam": 0.95, "mss_bipolar": 1.3, "stanford": 1.3}.get(name, 0.9)
-    points = {"yakopcic": 1200, "stanford": 1000, "mss_bipolar": 1200}.get(name, 600)
+    factor = {"vteam_linear": 1.25, "vteam_exponential": 1.25, "mss_bipolar": 1.3, "stanford": 1.3}.get(name, 0.9)
+    points = {
+        "vteam_linear": 2000,
+        "vteam_exponential": 2000,
+        "yakopcic": 1200,
+        "stanford": 1000,
+        "mss_bipolar": 1200,
+    }.get(name, 600)
     time = drive.time * {"stanford": 0.25}.get(name, 1.0)
     return model, form, base, Drive(factor * drive.amplitude, time, points, drive.series, drive.port)
 

@@ -252,7 +252,7 @@ def test_committed_libraries_are_what_the_models_say(name: str) -> None:
     device = load_device(name)
     text = device.library()
     assert (ROOT / "models" / f"{name}.lib").read_text(encoding="utf-8") == text
-    assert f"`memprop model models/{name}.va`" in text
+    assert f"`memprop model {name}.va`" in text
     for form in device.forms:
         assert f"\n.ends {form}\n" in text
     for key, parameter in device.parameters.items():

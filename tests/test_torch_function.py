@@ -146,6 +146,8 @@ def _alternative(a: Any, b: Any, c: Any, kind: int) -> Any:
 
 def _built(make: Callable[..., Any], first: Any, *others: Any) -> Any:
     """Return what ``make`` makes, or ``first`` where sympy finds it to be no finite real number."""
+    if not any(isinstance(part, sympy.Basic) and part.free_symbols for part in (first, *others)):
+        return first  # sympy may ponder a number for minutes
     try:
         made = make(first, *others)
     except TypeError:
@@ -170,17 +172,13 @@ def trees(moving: bool = True) -> st.SearchStrategy[Any]:
 
 def reachable(expr: Any, values: Mapping[Any, float] = VALUES) -> float | None:
     """Return the value of an expression, None where nothing can be asked for."""
-    if expr.count_ops() > 80 or expr.has(
-        sympy.zoo, sympy.nan, sympy.oo, sympy.I, sympy.re, sympy.im, sympy.arg, sympy.Heaviside
-    ):
-        return None
     try:
         return plain(expr, values)
     except (OutOfReachError, KeyError):
         return None
 
 
-@settings(max_examples=2500, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(trees())
 def test_any_expression_has_the_value_of_plain_arithmetic(expr: Any) -> None:
     wanted = reachable(expr)
@@ -191,7 +189,7 @@ def test_any_expression_has_the_value_of_plain_arithmetic(expr: Any) -> None:
     assert float(found) == pytest.approx(wanted, rel=1e-9, abs=1e-11)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(trees())
 def test_any_gradient_is_the_central_difference(expr: Any) -> None:
     """The gradient of torch against differences of plain arithmetic."""
@@ -277,7 +275,7 @@ def test_extremes_and_absolute_value_have_the_slope_of_one_side_at_the_kink() ->
         assert min(wanted) <= float(slope[1]) <= max(wanted)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(trees())
 def test_sigmoids_change_no_value(expr: Any) -> None:
     rewritten = with_sigmoids(expr * (1 + sympy.tanh(X - Y)) / 2 - (1 - sympy.tanh(Y)) * sympy.tanh(expr))

@@ -114,7 +114,7 @@ class _Printer(StrPrinter):
         if base.is_number or not symbols or not symbols <= self.integers or never_negative(base):
             return ""
         k = self._print(exponent)
-        return f"(({self._print(base)} < 0) && (cos({number(math.pi)}*({k})) < 0) ? -1 : 1)*"
+        return f"(({self._print(base)} < 0) && (cos({number(math.pi)}*({k})) < 0) ? (-1) : 1)*"
 
     def _print_Mul(self, expr: Any) -> str:  # noqa: N802
         sign, positive = ("-", -expr) if expr.could_extract_minus_sign() else ("", expr)
@@ -149,10 +149,14 @@ class _Printer(StrPrinter):
 
     def _print_Piecewise(self, expr: Any) -> str:  # noqa: N802
         *cases, (last, _) = expr.args
-        text = self._print(last)
+        text = self._alternative(last)
         for value, when in reversed(cases):
-            text = f"({self._print(when)} ? {self._print(value)} : {text})"
+            text = f"({self._print(when)} ? {self._alternative(value)} : {text})"
         return text
+
+    def _alternative(self, expr: Any) -> str:
+        text = self._print(expr)
+        return f"({text})" if text.startswith("-") else text  # a minus after ? or : is refused in parameters
 
     def _print_Relational(self, expr: Any) -> str:  # noqa: N802
         return f"({self._print(expr.lhs)} {expr.rel_op} {self._print(expr.rhs)})"
