@@ -439,3 +439,54 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
         InputError, match=r"cells bring two different models 'models/my_device\.lib'\. Rename one of them\."
     ):
         cell_models([find_cell(str(one)), find_cell(str(two))])
+
+
+def test_device_with_alternatives_that_voltage_and_state_decide_is_that_of_ngspice(tmp_path: Path) -> None:
+    """Slopes alone would lose the steps: of the current at 0.06 V, of the rate at half of the state, of the window's end."""
+    folder = tmp_path / "stepped"
+    folder.mkdir()
+    (folder / "stepper.va").write_text(
+        """`include "disciplines.vams"
+module stepper(p, n);
+  inout p, n; electrical p, n, x;
+  real goal, from_end;
+  analog begin
+    goal = (V(x) < 0.5) ? 1.0 : 0.8;
+    from_end = (V(p, n) < 0.04) ? V(x) - 1.0 : V(x);
+    I(p, n) <+ 2e-5 * V(p, n) * (1.0 + V(x)) + ((V(p, n) > 0.06) ? 1e-6 : 0.0);
+    I(x) <+ ddt(1e-5 * V(x));
+    I(x) <+ V(x) - goal * V(p, n) / 0.1 * (1.0 - 0.5 * abs(from_end));
+  end
+endmodule
+"""
+    )
+    (folder / "cell.cir").write_text(
+        ".subckt stepped mem e1 e2 ref params: c=1e-10\ncmem mem ref {c}\nrtie e1 e2 1e9\nx1 mem ref stepper\n.ends stepped\n"
+    )
+    (folder / "cell.toml").write_text(
+        """name = "stepped"
+description = "a cell"
+sources = ["none"]
+kind = "neuron"
+ports = ["mem", "e1", "e2", "ref"]
+models = ["stepper.va"]
+[supplies]
+e1 = { voltage = 0.0, description = "rail" }
+e2 = { voltage = 0.05, description = "rail" }
+[parameters]
+c = { default = 1e-10, unit = "F", description = "capacitance" }
+"""
+    )
+    cell = find_cell(str(folder))
+    dt, steps = 0.02e-6, 2500
+    twin = CellTwin(1, dt, cell=cell, dtype=torch.float64)
+    time = dt * torch.arange(steps + 1, dtype=torch.float64)
+    drive = 6e-6 * torch.sin(2 * torch.pi * 3e4 * time) ** 2
+    found = twin.trace(drive.reshape(-1, 1, 1)).flatten().numpy()
+    source = f"i1 0 mem sin(3e-6 -3e-6 {6e4!r} 0 0 90)"
+    files = {"models/stepper.lib": cell.devices()["stepper.va"].library(), "cell.inc": cell.text,
+             "top.inc": f"{source}\nve1 e1 0 0\nve2 e2 0 0.05\nxc mem e1 e2 0 stepped\n"}  # fmt: skip
+    deck = Deck("stepped", files, Transient(float(time[-1]), dt), ("mem",), (), {"reltol": 1e-6})
+    recording = NgspiceEngine().run(deck)
+    expected = np.interp(time.numpy(), recording["time"].values, recording["mem"].values)
+    assert np.abs(found - expected).max() < 2e-3 * np.ptp(expected)

@@ -44,21 +44,3 @@ class Hoister:
         if (-expr).is_Atom or expr.could_extract_minus_sign():
             return -self.constant(-expr)
         return self.constants.setdefault(expr, Symbol(f"{self._name}:{len(self.constants)}", real=True))
-
-
-def straightened(expr: Any, moving: Iterable[Symbol]) -> Any:
-    """Return ``expr`` with arguments of functions that are straight lines in ``moving`` written as slope times symbol plus rest."""
-    symbols = list(moving)
-    if not expr.args or not expr.free_symbols & set(symbols):
-        return expr
-    if isinstance(expr, sympy.Function):
-        return expr.func(*(_line(arg, symbols) if isinstance(arg, sympy.Expr) else arg for arg in expr.args))
-    return expr.func(*(straightened(arg, symbols) for arg in expr.args))
-
-
-def _line(expr: Any, symbols: list[Symbol]) -> Any:
-    slopes = {s: sympy.diff(expr, s) for s in symbols if expr.has(s)}
-    if not slopes or any(slope.free_symbols & set(symbols) for slope in slopes.values()):
-        return straightened(expr, symbols)
-    rest = expr.xreplace({s: sympy.Integer(0) for s in slopes})
-    return sympy.Add(rest, *(slope * s for s, slope in slopes.items()))

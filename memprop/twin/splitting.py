@@ -18,8 +18,9 @@ from sympy import Symbol
 from torch import Tensor
 
 from memprop.device.equations import GROUND, TEMPERATURE, TNOM, Equations, parameter_symbol, probe
-from memprop.device.hoist import Hoister, straightened
-from memprop.device.sigmoid import sigmoid, with_sigmoids
+from memprop.device.functions import floor
+from memprop.device.hoist import Hoister
+from memprop.device.sigmoid import sigmoid, straightened, with_sigmoids
 from memprop.device.torch_function import compile_torch
 from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, Instance, assemble, voltage_symbol
@@ -175,7 +176,7 @@ def _speed(equations: Equations, node: str, states: Mapping[str, Symbol], table:
 def _relaxation(speeds: Sequence[Expr], states: Sequence[Symbol]) -> tuple[bool, list[Expr]]:
     """Return whether all states are linear at fixed voltage, and the expressions of `Group.relax`."""
     pairs = [(speed, sympy.diff(speed, x)) for speed, x in zip(speeds, states, strict=True)]
-    if any(slope.has(x) for (_, slope), x in zip(pairs, states, strict=True)):
+    if any(slope.has(x) or _jumps(speed, {x}) for (speed, slope), x in zip(pairs, states, strict=True)):
         return False, [part for pair in pairs for part in pair]
     starts = [(speed.xreplace({x: ZERO}), -slope) for (speed, slope), x in zip(pairs, states, strict=True)]
     return True, [part for pair in starts for part in pair]
@@ -184,14 +185,20 @@ def _relaxation(speeds: Sequence[Expr], states: Sequence[Symbol]) -> tuple[bool,
 def _conduction(current: Expr, v: Symbol, states: Sequence[Symbol]) -> tuple[bool, list[Expr]]:
     """Return whether conductance and source are affine in the states, and the expressions of `Group.conduct`."""
     conductance: Expr = sympy.diff(current, v)
-    if conductance.has(v):
+    if conductance.has(v) or _jumps(current, {v}):
         return False, [conductance, conductance * v - current]
     source = -current.xreplace({v: ZERO})
     slopes = [sympy.diff(part, x) for x in states for part in (conductance, source)]
-    if any(slope.has(x) for slope in slopes for x in states):
+    if any(slope.has(x) for slope in slopes for x in states) or _jumps(current, set(states)):
         return False, [conductance, source]
     zero = dict.fromkeys(states, ZERO)
     return True, [conductance.xreplace(zero), source.xreplace(zero), *slopes]
+
+
+def _jumps(expr: Expr, symbols: set[Symbol]) -> bool:
+    """Return whether ``expr`` has alternatives or steps that ``symbols`` decide: its slope then does not tell what it is."""
+    tests = [case.args[1] for piecewise in expr.atoms(sympy.Piecewise) for case in piecewise.args]
+    return any(part.free_symbols & symbols for part in (*tests, *expr.atoms(floor, sympy.floor, sympy.sign)))
 
 
 class _Signs:
@@ -215,7 +222,7 @@ class _Signs:
 
 def _split_function(expressions: Sequence[Expr], moving: Sequence[Symbol], still: Sequence[Symbol]) -> _Function:
     hoister = Hoister(moving)
-    rest = [hoister(straightened(_tidy(expr), moving)) for expr in expressions]
+    rest = [hoister(straightened(_tidy(expr), set(moving))) for expr in expressions]
     constants, names = list(hoister.constants), list(hoister.constants.values())
     used = [s for s in still if any(expr.has(s) for expr in rest)]
     return _Function(compile_torch(still, [*constants, *used]), compile_torch([*moving, *names, *used], rest))
