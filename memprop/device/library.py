@@ -11,7 +11,7 @@ from memprop.device.card import DeviceCard, Parameter, merge, read_card
 from memprop.device.equations import Equations
 from memprop.device.subcircuit import subcircuit, wrapped
 from memprop.device.verilog_a.headers import HEADERS
-from memprop.device.verilog_a.module import parse_verilog
+from memprop.device.verilog_a.module import parse_verilog, source_text
 from memprop.errors import InputError
 from memprop.files import inside, shipped
 
@@ -160,7 +160,7 @@ def load_device(name: str | Path, folder: Path | None = None) -> DeviceModel:
         raise InputError(f"device model {path} is not there. In that folder: {known}.")
     card = path.with_suffix(".toml")
     try:
-        original = path.read_text(encoding="utf-8")
+        original = source_text(path)
         text = _inlined(original, path)
         card_text = card.read_text(encoding="utf-8") if card.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:

@@ -29,11 +29,16 @@ def read_verilog(path: Path, module: str | None = None) -> Equations:
     VerilogError: the file is wrong or outside of the subset; with file, line, column, and what to write instead.
     InputError: the file cannot be read, or has no such module.
     """
-    return parse_verilog(_text(path), path.name, path.parent, module)
+    return parse_verilog(source_text(path), path.name, path.parent, module)
 
 
-def _text(path: Path) -> str:
-    """Return the text of a file that is no larger than any model."""
+def source_text(path: Path) -> str:
+    """Return the text of a file that is no larger than any model.
+
+    Raises
+    ------
+    InputError: it cannot be read, is too large, or is no UTF-8 text.
+    """
     try:
         size = path.stat().st_size
         if size > _BYTES:
@@ -61,7 +66,7 @@ def parse_verilog(
         if folder is None:
             return None
         path = inside(folder, name)
-        return _text(path) if path.exists() else None
+        return source_text(path) if path.exists() else None
 
     try:
         syntax = parse(preprocess(text, file, include))
