@@ -27,6 +27,13 @@ def shipped(kind: str) -> Path:
     raise InputError(f"shipped folder '{kind}' is not there: the installation is incomplete. Reinstall memprop.")
 
 
+def cache_folder(kind: str) -> Path:
+    """Return the folder of what is made once per machine: in ``$MEMPROP_CACHE``, else in the user's cache folder."""
+    given = os.environ.get("MEMPROP_CACHE")
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memprop"
+    return base / kind
+
+
 def sha256(content: bytes | str) -> str:
     """Return the SHA-256 of ``content`` in hexadecimal."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

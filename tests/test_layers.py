@@ -28,8 +28,8 @@ COMMON_MODULES: dict[str, set[str]] = {"errors": set(), "files": {"errors"}}
 TOP = {"", "__main__", "cli", "flow", "verify", "doctor"}
 """Modules and packages that join the branches; no other may import them."""
 PROCESSES = {"subprocess", "multiprocessing", "ProcessPoolExecutor"}
-STARTERS = {"data/sources.py"}
-"""Files outside of ``spice`` that may start processes: package managers."""
+STARTERS = {"data/sources.py", "twin/fused/compiler.py"}
+"""Files outside of ``spice`` that may start processes: package managers, and the C++ compiler."""
 
 
 def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:

@@ -47,7 +47,7 @@ class _Printer(PythonCodePrinter):
         )
 
     def _print_Function(self, expr: Any) -> str:  # noqa: N802
-        if isinstance(expr, _chosen):
+        if isinstance(expr, chosen):
             return f"where({self._print(expr.args[1])}, {self._print(expr.args[0])}, 0.5, kind)"
         name = _UNARY.get(expr.func) or _OTHER.get(expr.func)
         if name is None:
@@ -198,11 +198,11 @@ def guarded(expr: Any, when: Any = sympy.true) -> Any:
         return Piecewise(*cases, evaluate=False)
     args = [guarded(arg, when) for arg in expr.args]
     if isinstance(expr, _PARTIAL) and when != sympy.true and _risky(expr):
-        args[0] = _chosen(args[0], when)
+        args[0] = chosen(args[0], when)
     return expr.func(*args)
 
 
-class _chosen(sympy.Function):  # noqa: N801 - an operation in expressions
+class chosen(sympy.Function):  # noqa: N801 - an operation in expressions
     """First argument where the second holds, 1/2 elsewhere. Opaque: sympy draws functions into a Piecewise."""
 
     nargs = 2

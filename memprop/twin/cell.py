@@ -20,11 +20,16 @@ from memprop.device.equations import GROUND
 from memprop.device.functions import floor, maximum, minimum
 from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, assemble, read_circuit, voltage_symbol
+from memprop.twin.drive import Separable, expanded, shape_of
+from memprop.twin.fused.kernel import check_fusible, is_fusible, run_fused
 from memprop.twin.general import Solver, compile_system
 from memprop.twin.splitting import Splitting, UnsplittableError, expression_value, split
 
 DT = 0.25e-6
 """Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
+KERNELS = ("auto", "fused", "eager")
+WORTH = 200_000
+"""Neurons x steps of a run from which on its kernel is fused: below, eager code takes less time than building one."""
 MEMBRANE = "mem"
 FIXED = RAILS
 _PREFIX = "parameter_"
@@ -56,6 +61,8 @@ class CellTwin(nn.Module):
     parameters: values that differ from the card, each a number or an array ``[N]``.
     dtype: float32 for training, float64 for proofs.
     method: ``auto``, or ``general`` to use the general method for a cell that could be split.
+    kernel: ``fused`` runs the loop over time of a split cell in compiled code (`memprop.twin.fused`), ``eager`` in torch, which
+        is the reference and differentiable as often as you like; ``auto`` fuses runs of `WORTH` neurons x steps and more.
 
     Raises
     ------
@@ -75,6 +82,7 @@ class CellTwin(nn.Module):
         parameters: Mapping[str, ArrayLike] | None = None,
         dtype: torch.dtype = torch.float32,
         method: str = "auto",
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if size < 1 or not (np.isfinite(dt) and dt > 0):
@@ -83,11 +91,16 @@ class CellTwin(nn.Module):
             )
         if method not in ("auto", "general"):
             raise InputError(f"method '{method}' is unknown. Known: auto, general.")
+        if kernel not in KERNELS:
+            raise InputError(f"kernel '{kernel}' is unknown. Known: {', '.join(KERNELS)}.")
         self.size, self.dt = int(size), float(dt)
         self.cell = as_cell(cell, "neuron", "mif")
         self.parameters_si = self.cell.values(size, parameters or {})
         self.circuit, plan, self._solver = _build(_ByContent(self.cell))
         self._plan, self.method = _choice(plan, method)
+        self.kernel = kernel
+        if kernel == "fused" and self._plan is None:
+            raise InputError(f"cell {self.cell.name} has no fused kernel ({self.method}). Use kernel='auto'.")
         self.supplies = {name: self.cell.card.supplies[name].voltage for name in FIXED}
         for name, default in self.circuit.defaults.items():
             value = torch.as_tensor(self.parameters_si.get(name, default), dtype=torch.float64)
@@ -141,34 +154,51 @@ class CellTwin(nn.Module):
         ]  # fmt: skip
         return CellState(membrane, tuple(blocks))
 
-    def forward(self, current: Tensor) -> Tensor:
+    def forward(self, current: Tensor | Separable) -> Tensor:
         """Return the membrane above rest in V at the time points, ``[T + 1, B, N]``, from rest.
 
         ``current`` is the input current in A at the same time points, ``[T + 1, B, N]``; between them it runs straight.
         """
-        return self.trace(current) - self.rest
+        return self._run(current, self.resting_state(_batch(current)), self.rest)[0]
 
-    def trace(self, current: Tensor) -> Tensor:
+    def trace(self, current: Tensor | Separable) -> Tensor:
         """Return the membrane in V at the time points, ``[T + 1, B, N]``, from rest."""
-        return self.run(current, self.resting_state(current.shape[1] if current.ndim == 3 else 1))[0]
+        return self.run(current, self.resting_state(_batch(current)))[0]
 
-    def run(self, current: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+    def run(self, current: Tensor | Separable, state: CellState) -> tuple[Tensor, CellState]:
         """Integrate from ``state``; return the membrane in V ``[T + 1, B, N]`` and the state at the end.
 
         Raises
         ------
         InputError: ``current`` is not ``[T + 1, B, N]`` with this population's N and at least one step.
+        EngineError: the fused kernel was asked for and cannot be built.
         """
-        if current.ndim != 3 or current.shape[2] != self.size or current.shape[0] < 2:
+        return self._run(current, state, torch.zeros_like(self.rest))
+
+    def _run(self, current: Tensor | Separable, state: CellState, reference: Tensor) -> tuple[Tensor, CellState]:
+        """Do what `run` does, with the membrane that is returned relative to ``reference``, in V ``[1, N]``."""
+        shape = shape_of(current)
+        if len(shape) != 3 or shape[2] != self.size or shape[0] < 2:
             raise InputError(
-                f"current has shape {tuple(current.shape)}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
+                f"current has shape {shape}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
                 "Put time first."
             )
         if self._plan is None:
-            return self._run_general(current, state)
+            membrane, end = self._run_general(expanded(current), state)
+            return membrane - reference, end
         prepared = self._plan.prepare(self._values(), self.supplies, self.dt, state.membrane)
-        membrane, states = prepared.run(current, state.membrane, list(state.states))
-        return torch.stack(membrane), CellState(membrane[-1], tuple(states))
+        if self._fuses((shape[0] - 1) * shape[1] * shape[2], state.membrane):
+            above, states = run_fused(prepared, current, state.membrane, state.states, reference)
+            return above, CellState(above[-1] + reference, tuple(states))
+        membrane, states = prepared.run(expanded(current), state.membrane, list(state.states))
+        return torch.stack(membrane) - reference, CellState(membrane[-1], tuple(states))
+
+    def _fuses(self, work: int, like: Tensor) -> bool:
+        """Return whether a run of so many neurons x steps takes the fused kernel."""
+        if self.kernel == "fused":
+            check_fusible(like)
+            return True
+        return self.kernel == "auto" and work >= WORTH and is_fusible(like)
 
     def _run_general(self, current: Tensor, state: CellState) -> tuple[Tensor, CellState]:
         y = torch.cat([state.membrane[..., None], state.states[0].permute(1, 2, 0)], -1)
@@ -185,6 +215,11 @@ class MIF(CellTwin):
 
     Equations: S. M. Kang et al., IEEE TCAS-I, Nov 2021 (cell card ``circuits/mif/cell.toml``). Parameters as in `CellTwin`.
     """
+
+
+def _batch(current: Tensor | Separable) -> int:
+    shape = shape_of(current)
+    return shape[1] if len(shape) == 3 else 1
 
 
 def _choice(plan: Splitting | UnsplittableError, method: str) -> tuple[Splitting | None, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from memprop.conductance.pair import Array, ConductanceRange
 from memprop.errors import InputError
+from memprop.twin.drive import Separable
 
 
 class Crossbar(nn.Module):
@@ -37,13 +40,15 @@ class Crossbar(nn.Module):
         self.weight = nn.Parameter(torch.randn(rows, columns, generator=generator) * init)
         self.project()
 
-    def forward(self, voltage: Tensor) -> Tensor:
-        """Return the column currents in A, ``[..., column]``, of row voltages in V, ``[..., row]``.
+    def forward(self, voltage: Tensor | Separable) -> Any:
+        """Return the column currents in A, ``[..., column]``, of row voltages in V, ``[..., row]``; separable ones stay so.
 
         Raises
         ------
         InputError: the last axis is not the number of rows.
         """
+        if isinstance(voltage, Separable):
+            return Separable(voltage.waveform, self(voltage.amplitude))
         if voltage.shape[-1] != self.rows:
             raise InputError(f"row voltages have shape {tuple(voltage.shape)}; the last axis must be {self.rows} rows.")
         return voltage @ self.weight

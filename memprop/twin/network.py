@@ -17,6 +17,7 @@ from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
 from memprop.twin.cell import DT, CellTwin
 from memprop.twin.crossbar import Crossbar
+from memprop.twin.drive import Separable
 
 
 class Twin(nn.Module):
@@ -33,6 +34,7 @@ class Twin(nn.Module):
     cell: cell of all populations, or one per population.
     parameters: by population ``"x1"``, ``"x2"``, ...: what differs from the card, each one value or ``[N]``.
     seed: of the initial weights.
+    kernel: ``auto``, ``fused`` or ``eager``, see `CellTwin`.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Twin(nn.Module):
         parameters: Mapping[str, Mapping[str, ArrayLike]] | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
@@ -69,7 +72,12 @@ class Twin(nn.Module):
             )
             layers.append(
                 CellTwin(
-                    columns, self.dt, cell=cells[k] or "mif", parameters=(parameters or {}).get(names[k]), dtype=dtype
+                    columns,
+                    self.dt,
+                    cell=cells[k] or "mif",
+                    parameters=(parameters or {}).get(names[k]),
+                    dtype=dtype,
+                    kernel=kernel,
                 )
             )
         self.layers = nn.Sequential(*layers).to(dtype)
@@ -94,11 +102,11 @@ class Twin(nn.Module):
         current = self._input_current(images)
         return self.layers[1:](current)
 
-    def _input_current(self, images: Tensor) -> Tensor:
-        """Return the first column currents ``[T + 1, B, N]``: the image passes the crossbar once, then the waveform multiplies."""
+    def _input_current(self, images: Tensor) -> Separable:
+        """Return the first column currents: the image passes the crossbar once, whatever the number of time points."""
         first = self.crossbars[0]
-        per_wave = first(self.encoder.amplitude(images).to(first.weight))
-        return self.encoder.samples(self.dt).to(per_wave)[:, None, None] * per_wave
+        amplitude = self.encoder.amplitude(images).to(first.weight)
+        return first(Separable(self.encoder.samples(self.dt).to(amplitude), amplitude))
 
     @torch.no_grad()
     def traces(self, images: Tensor) -> dict[str, Tensor]:

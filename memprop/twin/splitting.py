@@ -9,7 +9,7 @@ Numer. Anal. 5, 1968; for parts that are not linear, exponential Rosenbrock, M. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -42,6 +42,11 @@ class _Function:
 
     prepare: Callable[..., tuple[Any, ...]]
     step: Callable[..., tuple[Any, ...]]
+    moving: tuple[Symbol, ...]
+    held: tuple[Symbol, ...]
+    """Names of what ``prepare`` returns."""
+    expressions: tuple[Expr, ...]
+    """What ``step`` returns, in ``moving`` and ``held``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Splitting:
     groups: tuple[Group, ...]
     passive: Callable[..., tuple[Any, ...]]
     """Capacitance in F, conductance in S, and current in A into the membrane at 0 V of all that is no device."""
+    kernels: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Compiled forms of this plan that were made so far, see `memprop.twin.fused`."""
 
     def prepare(
         self, parameters: Mapping[str, Tensor], supplies: Mapping[str, float], dt: float, like: Tensor
@@ -225,7 +232,14 @@ def _split_function(expressions: Sequence[Expr], moving: Sequence[Symbol], still
     rest = [hoister(straightened(_tidy(expr), set(moving))) for expr in expressions]
     constants, names = list(hoister.constants), list(hoister.constants.values())
     used = [s for s in still if any(expr.has(s) for expr in rest)]
-    return _Function(compile_torch(still, [*constants, *used]), compile_torch([*moving, *names, *used], rest))
+    held = (*names, *used)
+    return _Function(
+        compile_torch(still, [*constants, *used]),
+        compile_torch([*moving, *held], rest),
+        tuple(moving),
+        held,
+        tuple(rest),
+    )
 
 
 def _tidy(expr: Expr) -> Expr:
@@ -239,12 +253,12 @@ class Prepared:
     def __init__(
         self, plan: Splitting, parameters: Mapping[str, Tensor], supplies: Mapping[str, float], dt: float, like: Tensor
     ) -> None:
-        self.dt = dt
+        self.plan, self.dt = plan, dt
         zero = like.new_zeros(())
         rails = [like.new_tensor(supplies[node]) for node in plan.fixed]
         values = {name: parameters[name] for name in plan.circuit.defaults}
         nodes = dict(zip(plan.fixed, rails, strict=True)) | {plan.membrane: zero, GROUND: zero}
-        self.groups = [_PreparedGroup(group, values, nodes, dt) for group in plan.groups]
+        self.groups = [PreparedGroup(group, values, nodes, dt) for group in plan.groups]
         capacitance, *parts = (_tensor(part, zero) for part in plan.passive(*rails, *values.values()))
         conductance, self.source = (part + sum(g.still[k] for g in self.groups) for k, part in enumerate(parts))
         self.pace = -dt / capacitance
@@ -281,7 +295,7 @@ class Prepared:
         return torch.addcmul(v + torch.addcmul(change, change, decay / z, value=-1), decay, v - first)
 
 
-class _PreparedGroup:
+class PreparedGroup:
     """The devices of a group with their parameters."""
 
     def __init__(self, group: Group, values: Mapping[str, Tensor], nodes: Mapping[str, Tensor], dt: float) -> None:
