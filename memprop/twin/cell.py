@@ -21,9 +21,10 @@ from memprop.device.functions import floor, maximum, minimum
 from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, assemble, read_circuit, voltage_symbol
 from memprop.twin.drive import Separable, expanded, shape_of
-from memprop.twin.fused.kernel import check_fusible, is_fusible, run_fused
+from memprop.twin.fused.kernel import kernel_of, run_fused, try_kernel
+from memprop.twin.fused.run import Kernel
 from memprop.twin.general import Solver, compile_system
-from memprop.twin.splitting import Splitting, UnsplittableError, expression_value, split
+from memprop.twin.splitting import Prepared, Splitting, UnsplittableError, expression_value, split
 
 DT = 0.25e-6
 """Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
@@ -187,18 +188,17 @@ class CellTwin(nn.Module):
             membrane, end = self._run_general(expanded(current), state)
             return membrane - reference, end
         prepared = self._plan.prepare(self._values(), self.supplies, self.dt, state.membrane)
-        if self._fuses((shape[0] - 1) * shape[1] * shape[2], state.membrane):
-            above, states = run_fused(prepared, current, state.membrane, state.states, reference)
+        if kernel := self._kernel(prepared, (shape[0] - 1) * shape[1] * shape[2], state.membrane):
+            above, states = run_fused(kernel, prepared, current, state.membrane, state.states, reference)
             return above, CellState(above[-1] + reference, tuple(states))
         membrane, states = prepared.run(expanded(current), state.membrane, list(state.states))
         return torch.stack(membrane) - reference, CellState(membrane[-1], tuple(states))
 
-    def _fuses(self, work: int, like: Tensor) -> bool:
-        """Return whether a run of so many neurons x steps takes the fused kernel."""
+    def _kernel(self, prepared: Prepared, work: int, like: Tensor) -> Kernel | None:
+        """Return the fused kernel for a run of so many neurons x steps, None where eager code is to run."""
         if self.kernel == "fused":
-            check_fusible(like)
-            return True
-        return self.kernel == "auto" and work >= WORTH and is_fusible(like)
+            return kernel_of(prepared, like)
+        return try_kernel(prepared, like) if self.kernel == "auto" and work >= WORTH else None
 
     def _run_general(self, current: Tensor, state: CellState) -> tuple[Tensor, CellState]:
         y = torch.cat([state.membrane[..., None], state.states[0].permute(1, 2, 0)], -1)

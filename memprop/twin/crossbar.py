@@ -48,7 +48,7 @@ class Crossbar(nn.Module):
         InputError: the last axis is not the number of rows.
         """
         if isinstance(voltage, Separable):
-            return Separable(voltage.waveform, self(voltage.amplitude))
+            return Separable(voltage.waveform, self.forward(voltage.amplitude))
         if voltage.shape[-1] != self.rows:
             raise InputError(f"row voltages have shape {tuple(voltage.shape)}; the last axis must be {self.rows} rows.")
         return voltage @ self.weight

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
+_ALONE = ["-fopenmp-simd"]
 _WIDE = ("-mprefer-vector-width=512",)
 _BUILDING = threading.Lock()
 
@@ -99,9 +101,13 @@ def _built(compiler: Path, text: str) -> bytes:
         folder = Path(name)
         (folder / "twin.cpp").write_text(text, encoding="utf-8")
         tried = []
-        for flags in ([*_WIDE, *_openmp()], _openmp(), ["-fopenmp-simd"]):
+        for flags in ([*_WIDE, *_openmp()], _openmp(), _ALONE):
             done = _run([str(compiler), *FLAGS, "twin.cpp", "-o", "twin.so", *flags], folder)
             if not done.returncode and (folder / "twin.so").is_file():
+                if flags is _ALONE:
+                    warnings.warn(
+                        f"{compiler} has no OpenMP: the kernels of twins use one core. {INSTALL}.", stacklevel=2
+                    )
                 return (folder / "twin.so").read_bytes()
             tried.append(done.stderr.strip())
     raise EngineError(f"{compiler} does not build the kernel of a twin: {tried[-1][:800] or 'no message'}. {INSTALL}.")

@@ -87,11 +87,11 @@ class Writer:
         if isinstance(expr, sympy.Piecewise):
             cases = [tuple(map(self._flat, case.args)) for case in expr.args]
             return self._named(sympy.Piecewise(*cases, evaluate=False))
-        args = [self._flat(arg) for arg in expr.args]
+        args: list[Any] = [self._flat(arg) for arg in expr.args]
         if isinstance(expr, (Relational, BooleanFunction, ExprCondPair)):
             return expr.func(*args, evaluate=False)  # pyright: ignore
         flat: Any = expr.func(*args)
-        if isinstance(flat, sigmoid) and (turned := self._names.get(sigmoid(sympy.Mul(-1, flat.args[0])))) is not None:
+        if isinstance(flat, sigmoid) and (turned := self._names.get(sigmoid(-args[0]))) is not None:
             return 1 - turned
         if isinstance(flat, sympy.Pow) and flat.args[1].is_Integer:
             base, exponent = flat.args[0], int(flat.args[1])

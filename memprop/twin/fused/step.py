@@ -115,7 +115,8 @@ class _Maker:
                 continue
             speed = writer(start - slope * one) if kind.linear else start
             z = writer((-slope if kind.linear else slope) * STEP)
-            pairs.append((writer(one + STEP * phi(1, z) * speed), writer(speed * sympy.Add(1, expm1(z)))))
+            growth: Expr = expm1(z)
+            pairs.append((writer(one + STEP * phi(1, z) * speed), writer(speed * (1 + growth))))
         if kind.linear:
             return pairs
         ends = [end for end, _ in pairs]
