@@ -29,14 +29,19 @@ goes to zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from memprop.conductance.pair import Array
 from memprop.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MOST = 1e6
 """Largest resistance of a segment in Ohm: beyond that of the cells themselves."""
@@ -78,6 +83,22 @@ class Reduced:
     """What the drivers deliver: ``v @ load @ v`` W at row voltages ``v``; in S, ``[row, row]``, symmetric."""
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _one_thread(method: Callable[P, R]) -> Callable[P, R]:
+    """Run with one thread per linear algebra call: threads that wait for blocks as small as these cost 10 times the work."""
+
+    @wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _libraries().limit(limits=1, user_api="blas"):
+            return method(*args, **kwargs)
+
+    return run
+
+
 class WiredCrossbar:
     """Factorised crossbar of pairs with wire resistance.
 
@@ -116,6 +137,7 @@ class WiredCrossbar:
             stack = np.linalg.inv(self._row + _diagonals(self.wires.row * self.g[part]))
             yield from zip(range(part.start, part.stop), stack, strict=True)
 
+    @_one_thread
     def _factorise(self) -> None:
         """Sweep down: keep how each column segment divides a voltage, and what each line alone does to the columns."""
         count, n = self.g.shape
@@ -131,6 +153,7 @@ class WiredCrossbar:
             self._divider[line] = np.linalg.inv(one + self.wires.column * above)
         self._inject = self.g * self._profile  # currents into grounded columns per V of the row line
 
+    @_one_thread
     def weight(self) -> Array:
         """Return the current into each column per V of each row, in S, ``[row, column]``.
 
@@ -143,6 +166,7 @@ class WiredCrossbar:
             lines[line] = self._inject[line] @ field
         return lines[0::2] - lines[1::2]
 
+    @_one_thread
     def load(self) -> Array:
         """Return the matrix of the power that the drivers deliver, in S, ``[row, row]``: see `Reduced`."""
         own = (self.g * self._profile).sum(1)
@@ -174,6 +198,7 @@ class WiredCrossbar:
                 passed[line] += self._divider[line - 1] @ passed[line - 1]
         return passed
 
+    @_one_thread
     def gradient(self, slope: Array) -> tuple[Array, Array]:
         """Return the derivatives of a loss by ``g_plus`` and ``g_minus``, each ``[row, column]``.
 
