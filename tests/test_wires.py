@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PySpice.Spice.Netlist import SubCircuit
 
-from memprop.circuit.elaborate import FORMS, TILE, Section, elaborate
+from memprop.circuit.cell import as_cell
+from memprop.circuit.elaborate import FORMS, TILE, Form, Section, elaborate
 from memprop.circuit.network import Network, Projection, population_of
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.circuit.wired import crossing_nodes, wired_tiles
@@ -376,13 +377,54 @@ def runs(network: Network, engine: Any) -> dict[Any, ImageResult]:
     return found
 
 
+def resistor() -> SubCircuit:
+    """Return a neuron that is a resistor of 2 kOhm: it has no dynamics, and the membranes are known in closed form."""
+    cell = SubCircuit("resistor", "mem", "e1", "e2", "ref")
+    cell.R("mem", "mem", "ref", 2000.0)
+    cell.R("bleed", "e2", "ref", 50e3)
+    return cell
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["ngspice", "vacask"])
+def test_membranes_and_energy_of_linear_neurons(name: str, form: Form) -> None:
+    if name == "vacask" and find_vacask() is None:
+        pytest.skip("VACASK is not installed")
+    wires, g, following = Wires(50.0, 80.0), pairs(4, 3), pairs(3, 2, seed=1)
+    rest = np.array([0.01, -0.02, 0.0])
+    cell = as_cell(resistor(), "neuron", "mif")
+    populations = population_of("x1", 3, cell, {}, tuple(rest)), population_of("x2", 2, cell, {}, 0.0)
+    projections = Projection("x0", "x1", *g), Projection("x1", "x2", *following)
+    network = Network("linear", 4, populations, projections, ConductanceRange(), wires=wires)
+    amplitude = np.array([0.1, 0.04, 0.07, 0.02])
+    circuit = elaborate(network, form, Stimulus(amplitude, AlphaWave(10e-6, (0.0,), 40e-6)))
+    recording = make_engine(name).run(make_deck(circuit, 1e-6, 40e-6))
+    wave = recording["x0_wave" if form == "reduced" else "x0_row0_p"].values / (1 if form == "reduced" else 0.1)
+    _, currents, power = kirchhoff(*g, wires, amplitude)
+    hidden = np.outer(wave, 2000.0 * currents)
+    second = [kirchhoff(*following, wires, row - rest) for row in hidden]
+    found = [np.stack([recording[node].values for node in nodes], 1) for nodes in circuit.membranes().values()]
+    np.testing.assert_allclose(found[0], hidden, rtol=1e-6, atol=1e-11)
+    np.testing.assert_allclose(found[1], [2000.0 * currents for _, currents, _ in second], rtol=1e-6, atol=1e-11)
+    time = recording["time"].values
+    drawn = sum(
+        meter.sign * recording[meter.node].values * recording[f"i({meter.branch})"].values
+        for meter in circuit.meters
+        if meter.group == "crossbars"
+    )
+    drawn = drawn + sum(demand.power(found[0]) for demand in circuit.loads)
+    expected = wave**2 * power + np.array([watt for _, _, watt in second])
+    np.testing.assert_allclose(np.trapezoid(drawn, time), np.trapezoid(expected, time), rtol=1e-6)
+
+
 def test_forms_have_equal_membranes_and_energies() -> None:
     """With a tolerance at which both forms take the same Newton steps they agree to the last digits."""
+    engine = NgspiceEngine()
     network, pixels = chain(Wires(500.0, 800.0)), torch.from_numpy(images().pixels("test"))[1]
     found = []
     for form in FORMS:
         circuit = elaborate(network, form, ENCODER.stimulus(pixels))
-        recording = NgspiceEngine().run(make_deck(circuit, 0.25e-6, ENCODER.duration, options={"reltol": 1e-6}))
+        recording = engine.run(make_deck(circuit, 0.25e-6, ENCODER.duration, options={"reltol": 1e-6}))
         time, energy = recording["time"].values, {"crossbars": 0.0, "neurons": 0.0}
         for meter in circuit.meters:
             power = meter.sign * recording[meter.node].values * recording[f"i({meter.branch})"].values
@@ -398,12 +440,8 @@ def test_forms_have_equal_membranes_and_energies() -> None:
     assert spent == pytest.approx(less, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", ["ngspice", "vacask"])
-def test_wires_are_felt_by_membranes_and_energies(name: str) -> None:
-    if name == "vacask" and find_vacask() is None:
-        pytest.skip("VACASK is not installed")
-    engine = make_engine(name)
-    found, ideal = runs(chain(Wires(500.0, 800.0)), engine), runs(chain(None), engine)
+def test_wires_are_felt_by_membranes_and_energies() -> None:
+    found, ideal = runs(chain(Wires(500.0, 800.0)), NgspiceEngine()), runs(chain(None), NgspiceEngine())
     assert np.abs(found["full"].membranes - found["reduced"].membranes).max() < 10e-6  # at the default tolerance
     assert found["full"].energy_crossbars == pytest.approx(found["reduced"].energy_crossbars, rel=1e-5)
     assert np.abs(ideal["reduced"].membranes - found["reduced"].membranes).max() > 1e-3
