@@ -72,11 +72,11 @@ class Crossbar(nn.Module):
     @torch.no_grad()
     def solve(self, wires: Wires) -> tuple[WiredCrossbar, Tensor]:
         """Return the factorised crossbar and its transconductance; the last one is kept while the weights stay as they are."""
-        if self._solved is None or self._solved[1].wires != wires or not torch.equal(self._solved[0], self.weight):
+        kept = self._solved
+        if kept is None or kept[1].wires != wires or not _same(kept[0], self.weight):
             solver = WiredCrossbar(*self.pair(), wires)
-            matrix = torch.as_tensor(solver.weight()).to(self.weight)
-            self._solved = self.weight.detach().clone(), solver, matrix
-        return self._solved[1], self._solved[2]
+            kept = self._solved = self.weight.detach().clone(), solver, torch.as_tensor(solver.weight()).to(self.weight)
+        return kept[1], kept[2]
 
     @torch.no_grad()
     def project(self) -> None:
@@ -101,6 +101,11 @@ class Crossbar(nn.Module):
         """Return size and window for ``print``."""
         wires = f", wires=({self.wires.row!r}, {self.wires.column!r}) Ohm" if self.wires else ""
         return f"{self.rows}, {self.columns}, window=[{self.window.g_min!r}, {self.window.g_max!r}] S{wires}"
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal in all respects; values, since versions miss what is changed through ``.data``."""
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 class _Transconductance(torch.autograd.Function):
