@@ -57,7 +57,7 @@ class Network:
     Raises
     ------
     InputError: names are not netlist names or not unique, a projection refers to an unknown population, shapes do not fit, or
-    a conductance is outside of the window.
+    a conductance is outside of the window; or there are wires, and the synapse is not the shipped pair.
     """
 
     name: str
