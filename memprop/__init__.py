@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memprop.circuit.cell import Cell, find_cell, load_cell
     from memprop.circuit.elaborate import elaborate
     from memprop.circuit.network import Network, Population, Projection, population_of
+    from memprop.circuit.wires import Wires
     from memprop.conductance.pair import ConductanceRange
     from memprop.data.encode import AlphaEncoder
     from memprop.data.sets import Images, load
@@ -33,6 +34,7 @@ _PUBLIC = {
     "circuit.cell": ("Cell", "find_cell", "load_cell"),
     "circuit.elaborate": ("elaborate",),
     "circuit.network": ("Network", "Population", "Projection", "population_of"),
+    "circuit.wires": ("Wires",),
     "conductance.pair": ("ConductanceRange",),
     "data.encode": ("AlphaEncoder",),
     "data.sets": ("Images", "load"),
@@ -69,6 +71,7 @@ __all__ = [
     "Projection",
     "SpiceSettings",
     "Twin",
+    "Wires",
     "accuracy",
     "compare",
     "elaborate",

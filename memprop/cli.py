@@ -45,13 +45,17 @@ def train(
         typer.Option(help="Test images to simulate in SPICE; default 300 of MNIST, all 359 of digits.", min=1),
     ] = None,
     full_images: Annotated[int, typer.Option(help="Images simulated with every RRAM cell a resistor.", min=0)] = 2,
+    wire_resistance: Annotated[
+        str | None,
+        typer.Option(help="Ohm per wire segment between cells; two with a comma: rows, columns. Default: ideal."),
+    ] = None,
     engine: EngineName = "ngspice",
     workers: Workers = None,
     timeout_s: Timeout = 1800.0,
 ) -> None:
     """Train on the twin, write the conductances into a netlist, simulate it, export the bundle. Interrupt and resume freely."""
     from memprop.flow.commands import train_loop  # noqa: PLC0415 - torch takes seconds, and --help must not
-    from memprop.flow.settings import PRESETS  # noqa: PLC0415
+    from memprop.flow.settings import PRESETS, parse_wires  # noqa: PLC0415
 
     if dataset not in PRESETS:
         raise typer.BadParameter(f"unknown data set '{dataset}'. Known: {', '.join(PRESETS)}.")
@@ -63,6 +67,7 @@ def train(
         hidden=tuple(hidden) if hidden else base.hidden,
         learning=learning,
         cell=cell or base.cell,
+        wires=base.wires if wire_resistance is None else parse_wires(wire_resistance),
     )
     summary = train_loop(
         settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,

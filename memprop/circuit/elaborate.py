@@ -9,7 +9,11 @@ Two forms of the same network share all sections but the crossbars and the input
   collapses further, to one current per column and one load.
 
 Node names: ``<population>_row<i>_p``, ``_n`` (row lines), ``<population>_col<j>`` (virtual ground), ``<population>_col<j>_mem``
-(membrane), ``<population>_rest<i>``, ``x0_wave``, rails ``e1`` and ``e2``.
+(membrane), ``<population>_rest<i>``, ``x0_wave``, rails ``e1`` and ``e2``; those of wires: see `memprop.circuit.wired`.
+
+With wire resistance the same holds: transconductances and loads are those of the crossbar with its wires (see
+`memprop.circuit.wires`). There every row loads every other one, so that the power of the hidden row drivers is a quadratic form
+of their membranes. Ideal drivers do not feel it; it is computed from the recorded membranes (`Load`), not simulated.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from PySpice.Spice.Netlist import Circuit, SubCircuit
 from memprop.circuit.cell import RAILS, Cell, load_cell
 from memprop.circuit.network import INPUT, Network, Population, Projection
 from memprop.circuit.stimulus import AlphaWave, Stimulus
+from memprop.circuit.wired import wired_tiles
+from memprop.circuit.wires import reduce_crossbar
 from memprop.conductance.pair import Array
 from memprop.errors import InputError
 
@@ -33,7 +39,7 @@ TILE = 64
 """Largest number of rows and of columns of one tile."""
 
 
-RESERVED = ("column_mirror", "row_driver", "input_driver", "tile_", "mss_memristor")
+RESERVED = ("wired_pair", "column_mirror", "row_driver", "input_driver", "tile_", "mss_memristor")
 """Beginnings of the subcircuit names that decks use themselves."""
 
 
@@ -58,6 +64,20 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Power that the row drivers of a population deliver to a crossbar that the netlist does not load them with."""
+
+    population: Population
+    matrix: Array
+    """In S, ``[row, row]``."""
+
+    def power(self, membranes: Array) -> Array:
+        """Return the power in W, ``[points]``, at membranes in V, ``[points, row]``."""
+        above = membranes - np.asarray(self.population.rest)
+        return np.einsum("ti,ij,tj->t", above, self.matrix, above, optimize=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Elaborated:
     """A network as sections of PySpice circuits, with the names to observe."""
 
@@ -65,6 +85,7 @@ class Elaborated:
     form: Form
     sections: tuple[Section, ...]
     meters: tuple[Meter, ...]
+    loads: tuple[Load, ...] = ()
 
     def membranes(self) -> dict[str, list[str]]:
         """Return the membrane nodes of each population."""
@@ -94,7 +115,7 @@ def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
             f"stimulus has {stimulus.amplitude.shape[0]} rows; network {network.name} has {network.inputs}."
         )
     sections = tuple(make(network, stimulus) for make in PASSES[form])
-    return Elaborated(network, form, sections, tuple(_meters(network, form)))
+    return Elaborated(network, form, sections, tuple(_meters(network, form)), tuple(_loads(network, form)))
 
 
 def _cells(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
@@ -161,6 +182,9 @@ def _row_driver() -> SubCircuit:
 
 def _crossbars_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
     """Tiles with one pair instance per synapse; the only place where conductances stand."""
+    if network.wires is not None:
+        about = f"crossbar tiles; gp and gm in S; wire segments of {network.wires.row!r} (rows) and {network.wires.column!r} Ohm"
+        return Section("conductances.inc", about, *wired_tiles(network, network.wires, TILE))
     tiles: list[SubCircuit] = []
     top = Circuit("conductances")
     for projection in network.projections:
@@ -200,7 +224,7 @@ def _crossbars_reduced(network: Network, stimulus: Stimulus) -> Section:  # noqa
     top = Circuit("reduced")
     for projection in network.projections:
         if projection.pre != INPUT:
-            _transconductance(top, projection)
+            _transconductance(top, network, projection)
     return Section("reduced.inc", "crossbars as exact transconductances and loads, in S", (), top)
 
 
@@ -209,7 +233,7 @@ def _image_reduced(network: Network, stimulus: Stimulus) -> Section:
     top = Circuit("image")
     for projection in network.projections:
         if projection.pre == INPUT:
-            _norton(top, projection, stimulus.amplitude)
+            _norton(top, network, projection, stimulus.amplitude)
     return Section(
         "image_reduced.inc",
         "image seen through the input crossbar: column currents per V of x0_wave, and the load",
@@ -218,10 +242,14 @@ def _image_reduced(network: Network, stimulus: Stimulus) -> Section:
     )
 
 
-def _norton(top: Circuit, projection: Projection, amplitude: Array) -> None:
+def _norton(top: Circuit, network: Network, projection: Projection, amplitude: Array) -> None:
     """One current per column and unit of the waveform, and the load that draws the energy of all rows."""
-    per_wave = amplitude @ (projection.g_plus - projection.g_minus)
-    load = float((amplitude**2) @ (projection.g_plus + projection.g_minus).sum(1))
+    if network.wires is None:
+        per_wave = amplitude @ (projection.g_plus - projection.g_minus)
+        load = float((amplitude**2) @ (projection.g_plus + projection.g_minus).sum(1))
+    else:
+        reduced = reduce_crossbar(projection.g_plus, projection.g_minus, network.wires)
+        per_wave, load = amplitude @ reduced.weight, float(amplitude @ reduced.load @ amplitude)
     for j, value in enumerate(per_wave):
         column = f"{projection.post}_col{j}"
         top.VCCS(f"_{projection.name}_col{j}", 0, column, "x0_wave", 0, float(value))
@@ -229,12 +257,12 @@ def _norton(top: Circuit, projection: Projection, amplitude: Array) -> None:
         top.R(f"_{projection.name}_load", "x0_wave", 0, 1.0 / load)
 
 
-def _transconductance(top: Circuit, projection: Projection) -> None:
-    weight = projection.g_plus - projection.g_minus
+def _transconductance(top: Circuit, network: Network, projection: Projection) -> None:
+    weight = reduce_crossbar(projection.g_plus, projection.g_minus, network.wires).weight
     loads = (projection.g_plus.sum(1), projection.g_minus.sum(1))
     for i in range(weight.shape[0]):
         row = f"{projection.pre}_row{i}"
-        for sign, load in zip("pn", loads, strict=True):
+        for sign, load in zip("pn", loads, strict=True) if network.wires is None else ():  # with wires: see `_loads`
             top.R(f"_{projection.name}_row{i}_{sign}_load", f"{row}_{sign}", 0, 1.0 / float(load[i]))
         for j in range(weight.shape[1]):
             top.VCCS(
@@ -287,6 +315,8 @@ def _meters(network: Network, form: Form) -> Iterator[Meter]:
             yield Meter("neurons", f"{population.name}_col{j}_mem", f"v.x_{population.name}_col{j}_mirror.vsense", 1.0)
     drives = {projection.pre for projection in network.projections}
     rows = [f"{p.name}_row{i}" for p in network.populations if p.name in drives for i in range(p.size)]
+    if form == "reduced" and network.wires is not None:
+        rows = []
     if form == "full":
         rows += [f"{INPUT}_row{i}" for i in range(network.inputs)]
     else:
@@ -294,3 +324,12 @@ def _meters(network: Network, form: Form) -> Iterator[Meter]:
     for row in rows:
         yield Meter("crossbars", f"{row}_p", f"e.x_{row}.eplus", -1.0)
         yield Meter("crossbars", f"{row}_n", f"e.x_{row}.eminus", -1.0)
+
+
+def _loads(network: Network, form: Form) -> Iterator[Load]:
+    """Yield the loads of hidden rows with wires: every row loads every other, which ideal drivers need not be simulated for."""
+    if form == "reduced" and network.wires is not None:
+        for projection in network.projections:
+            if projection.pre != INPUT:
+                reduced = reduce_crossbar(projection.g_plus, projection.g_minus, network.wires)
+                yield Load(network.population(projection.pre), reduced.load)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PySpice.Spice.Netlist import SubCircuit
 
-from memprop.circuit.cell import Cell, as_cell
+from memprop.circuit.cell import Cell, as_cell, load_cell
+from memprop.circuit.wires import Wires
 from memprop.conductance.pair import Array, ConductanceRange, check_pair
 from memprop.errors import InputError
 
@@ -56,7 +57,7 @@ class Network:
     Raises
     ------
     InputError: names are not netlist names or not unique, a projection refers to an unknown population, shapes do not fit, or
-    a conductance is outside of the window.
+    a conductance is outside of the window; or there are wires, and the synapse is not the shipped pair.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Network:
     window: ConductanceRange
     synapse: Cell | SubCircuit | str = "rram_pair"
     """Cell of every pair: a Cell, the name of a shipped one, or a user's own PySpice SubCircuit."""
+    wires: Wires | None = None
+    """Resistance of the wires of all crossbars; None: ideal wires."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -96,6 +99,11 @@ class Network:
                 )
             seen.add(projection.name)
             check_pair(projection.g_plus, projection.g_minus, self.window, f"{self.name}/{projection.name}")
+        if self.wires is not None and self.pair.text != load_cell("rram_pair").text:
+            raise InputError(
+                f"network {self.name}: wires run through the shipped rram_pair only, and its synapse is '{self.pair.name}'. "
+                "Drop the wires, or use the shipped pair."
+            )
 
     def population(self, name: str) -> Population:
         """Return the population called ``name``."""

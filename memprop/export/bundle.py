@@ -16,6 +16,7 @@ from memprop.circuit.cell import Cell, TextSubCircuit, load_cell, outer_blocks
 from memprop.circuit.elaborate import FORMS, Elaborated, Form, elaborate
 from memprop.circuit.network import Network, Population, Projection
 from memprop.circuit.stimulus import Stimulus
+from memprop.circuit.wires import Wires
 from memprop.conductance.pair import Array, ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.deck.conductances import read_conductances
@@ -32,6 +33,7 @@ from memprop.export.manifest import (
     PopulationRecord,
     ProjectionRecord,
     Testbench,
+    WiresRecord,
     check_files,
     read_manifest,
 )
@@ -127,7 +129,8 @@ def _replace(folder: Path, files: Mapping[str, str], manifest: Manifest) -> None
     try:
         for name, text in files.items():
             write_atomic(staging / name, text)
-        write_json(staging / MANIFEST, manifest.model_dump())
+        # Wires are left out where there are none, so that earlier versions read the bundle.
+        write_json(staging / MANIFEST, manifest.model_dump(exclude=None if manifest.wires else {"wires"}))
         # Figures and summary of the earlier bundle go too: they would speak of another network.
         for name in ("models", "expected", "figures"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -230,6 +233,7 @@ def _manifest(
         encoder=EncoderRecord(**{**asdict(encoder), "onsets": list(encoder.onsets)}), synapse=network.pair.card,
         populations=populations, projections=projections, testbenches=testbenches, versions=dict(provenance.versions),
         measured=dict(provenance.measured), files=files,
+        wires=None if network.wires is None else WiresRecord(**asdict(network.wires)),
     )  # fmt: skip
 
 
@@ -262,6 +266,7 @@ def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEn
         tuple(Projection(p.pre, p.post, *pairs[f"{p.pre}_{p.post}"]) for p in manifest.projections),
         ConductanceRange(manifest.g_min, manifest.g_max),
         _cell(cells, manifest.synapse.name, manifest.synapse, folder),
+        wires=None if manifest.wires is None else Wires(manifest.wires.row, manifest.wires.column),
     )
     record = manifest.encoder.model_dump()
     return network, AlphaEncoder(**{**record, "onsets": tuple(record["onsets"])}), manifest

@@ -46,6 +46,15 @@ class EncoderRecord(Strict):
     duration: float
 
 
+class WiresRecord(Strict):
+    """Resistance of the wires of all crossbars, per segment."""
+
+    row: float
+    """In Ohm."""
+    column: float
+    """In Ohm."""
+
+
 class Check(Strict):
     """One number a testbench must reproduce."""
 
@@ -103,6 +112,8 @@ class Manifest(Strict):
     measured: dict[str, Any]
     files: dict[str, str]
     """SHA-256 of every other file."""
+    wires: WiresRecord | None = None
+    """None, and not written: ideal wires."""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -37,7 +37,7 @@ the waveforms with `expected/`.
 
 *full*: every RRAM cell is a resistor, in tiles of at most 64 x 64 pairs. *reduced*: the same network with each crossbar
 replaced by its exact transconductance and row loads; equal node voltages, far fewer elements.
-
+{_wires(network)}
 ## Files
 
 | file | holds |
@@ -71,3 +71,15 @@ replaced by its exact transconductance and row loads; equal node voltages, far f
 
 def _show(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _wires(network: Network) -> str:
+    """Return what to know of the wires, or nothing where they are ideal."""
+    if network.wires is None:
+        return ""
+    return f"""
+Wires: {network.wires.row!r} Ohm per segment of a row line, {network.wires.column!r} Ohm per segment of a column line. Each row line
+is driven from the left through one segment, each column line ends below in the virtual ground through one, and one lies between
+any two neighbouring cells of a line; in a column the cell of the + line comes first. `wired_pair` in `conductances.inc` holds a
+pair with its segments. *reduced* has the transconductances of all that; there the hidden row drivers are not loaded.
+"""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memprop.circuit.network import check_name
+from memprop.circuit.wires import Wires
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import CheckpointError, InputError
 from memprop.files import write_json
@@ -39,6 +40,8 @@ class RunSettings:
     """Test images that are simulated in SPICE when nothing else is asked."""
     encoder: AlphaEncoder = field(default_factory=AlphaEncoder)
     learning: BPTTConfig = field(default_factory=BPTTConfig)
+    wires: Wires | None = None
+    """Resistance of the wires of all crossbars; None: ideal wires."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -88,12 +91,35 @@ def load_settings(folder: Path) -> RunSettings:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         encoder, learning = content.pop("encoder"), content.pop("learning")
-        hidden = tuple(content.pop("hidden"))
+        hidden, wires = tuple(content.pop("hidden")), content.pop("wires", None)
         encoder["onsets"] = tuple(encoder["onsets"])
-        return RunSettings(**content, hidden=hidden, encoder=AlphaEncoder(**encoder), learning=BPTTConfig(**learning))
+        return RunSettings(
+            **content,
+            hidden=hidden,
+            encoder=AlphaEncoder(**encoder),
+            learning=BPTTConfig(**learning),
+            wires=None if wires is None else Wires(**wires),
+        )
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} is no run: {SETTINGS} is not there. Give the folder that `memprop train` wrote."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Train again into another folder.") from error
+
+
+def parse_wires(text: str) -> Wires:
+    """Return the wires of one resistance per segment in Ohm, or of two with a comma between: rows, columns.
+
+    Raises
+    ------
+    InputError: it is neither.
+    """
+    try:
+        values = [float(word) for word in text.split(",")]
+        row, column = values * 2 if len(values) == 1 else values
+    except ValueError as error:
+        raise InputError(
+            f"wire resistance '{text}': needs Ohm per segment as one number, or two for rows and columns, e.g. 2.5 or 1,2.5."
+        ) from error
+    return Wires(row, column)

@@ -218,6 +218,9 @@ def _reduce(index: int, circuit: Elaborated, recording: Recording, encoder: Alph
     for meter in circuit.meters:
         power = meter.sign * recording[meter.node].values * recording[f"i({meter.branch})"].values
         energy[meter.group] += float(np.trapezoid(power, moments))
+    for load in circuit.loads:
+        rows = np.stack([recording[node].values for node in names[load.population.name]], axis=1)
+        energy["crossbars"] += float(np.trapezoid(load.power(rows), moments))
     rails = np.stack([recording[f"i({name})"].values for name in rail_sources()], axis=1)
     return ImageResult(
         index, means, membranes.astype(np.float32), energy["crossbars"], energy["neurons"], moments, outputs, rails

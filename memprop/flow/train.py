@@ -20,7 +20,8 @@ from memprop.twin.network import Twin
 def make_twin(settings: RunSettings, data: Images) -> Twin:
     """Return the untrained twin of these settings."""
     sizes = (data.rows, *settings.hidden, data.classes)
-    return Twin(sizes, settings.encoder, dt=settings.dt, cell=find_cell(settings.cell), seed=settings.learning.seed)
+    cell, seed = find_cell(settings.cell), settings.learning.seed
+    return Twin(sizes, settings.encoder, dt=settings.dt, cell=cell, seed=seed, wires=settings.wires)
 
 
 def train(

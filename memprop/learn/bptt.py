@@ -190,6 +190,7 @@ class _Training:
             ],
             **asdict(config),
             "dt": twin.dt,
+            **({} if twin.wires is None else {"wires": asdict(twin.wires)}),  # without: as before there were wires
         }
 
     @property

@@ -1,4 +1,8 @@
-"""Twin of a crossbar of differential RRAM pairs with ideal rows and virtual-ground columns: a matrix product."""
+"""Twin of a crossbar of differential RRAM pairs with driven rows and virtual-ground columns: a matrix product.
+
+With ideal wires the matrix is the signed weight. With wire resistance it is the exact transconductance of the crossbar, and
+its gradient is exact too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from memprop.circuit.wires import WiredCrossbar, Wires
 from memprop.conductance.pair import Array, ConductanceRange
 from memprop.errors import InputError
 from memprop.twin.drive import Separable
@@ -21,6 +27,7 @@ class Crossbar(nn.Module):
     window: conductance range of the cells; ``project`` keeps the pairs inside.
     init: standard deviation of the initial weights, in S.
     generator: source of the initial weights.
+    wires: resistance of the wires; None: ideal wires.
     """
 
     def __init__(
@@ -31,12 +38,15 @@ class Crossbar(nn.Module):
         window: ConductanceRange | None = None,
         init: float = 1e-6,
         generator: torch.Generator | None = None,
+        wires: Wires | None = None,
     ) -> None:
         super().__init__()
         if rows < 1 or columns < 1:
             raise InputError(f"Crossbar({rows}, {columns}): needs at least one row and one column.")
         self.rows, self.columns = rows, columns
         self.window = window or ConductanceRange()
+        self.wires = wires
+        self._solved: tuple[Tensor, WiredCrossbar, Tensor] | None = None
         self.weight = nn.Parameter(torch.randn(rows, columns, generator=generator) * init)
         self.project()
 
@@ -51,7 +61,25 @@ class Crossbar(nn.Module):
             return Separable(voltage.waveform, self.forward(voltage.amplitude))
         if voltage.shape[-1] != self.rows:
             raise InputError(f"row voltages have shape {tuple(voltage.shape)}; the last axis must be {self.rows} rows.")
-        return voltage @ self.weight
+        return voltage @ self.transconductance()
+
+    def transconductance(self) -> Tensor:
+        """Return the current into each column per V of each row in S, ``[row, column]``: the weight, less what wires take.
+
+        Raises
+        ------
+        InputError: there are wires, and a weight is not finite or beyond the window.
+        """
+        return self.weight if self.wires is None else _Transconductance.apply(self.weight, self)  # pyright: ignore[reportReturnType]
+
+    @torch.no_grad()
+    def solve(self, wires: Wires) -> tuple[WiredCrossbar, Tensor]:
+        """Return the factorised crossbar and its transconductance; the last one is kept while the weights stay as they are."""
+        kept = self._solved
+        if kept is None or kept[1].wires != wires or not _same(kept[0], self.weight):
+            solver = WiredCrossbar(*self.pair(), wires)
+            kept = self._solved = self.weight.detach().clone(), solver, torch.as_tensor(solver.weight()).to(self.weight)
+        return kept[1], kept[2]
 
     @torch.no_grad()
     def project(self) -> None:
@@ -74,4 +102,29 @@ class Crossbar(nn.Module):
 
     def extra_repr(self) -> str:
         """Return size and window for ``print``."""
-        return f"{self.rows}, {self.columns}, window=[{self.window.g_min!r}, {self.window.g_max!r}] S"
+        wires = f", wires=({self.wires.row!r}, {self.wires.column!r}) Ohm" if self.wires else ""
+        return f"{self.rows}, {self.columns}, window=[{self.window.g_min!r}, {self.window.g_max!r}] S{wires}"
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal in all respects; values, since versions miss what is changed through ``.data``."""
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+class _Transconductance(torch.autograd.Function):
+    """Transconductance of a crossbar with wires as a function of its weights."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, crossbar: Crossbar) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.solver, matrix = crossbar.solve(crossbar.wires)  # pyright: ignore[reportArgumentType]
+        return matrix.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        plus, minus = (torch.as_tensor(part).to(slope) for part in ctx.solver.gradient(slope.double().cpu().numpy()))
+        # The conductance above g_min follows the weight: that of the + line for positive ones. At 0 both sides count half.
+        positive = (weight > 0).to(slope) + 0.5 * (weight == 0).to(slope)
+        return positive * plus - (1 - positive) * minus, None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memprop.circuit.cell import Cell, load_cell
 from memprop.circuit.network import Network, Population, Projection
+from memprop.circuit.wires import Wires
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
@@ -35,6 +36,7 @@ class Twin(nn.Module):
     parameters: by population ``"x1"``, ``"x2"``, ...: what differs from the card, each one value or ``[N]``.
     seed: of the initial weights.
     kernel: ``auto``, ``fused`` or ``eager``, see `CellTwin`.
+    wires: resistance of the wires of all crossbars; None: ideal wires.
     """
 
     def __init__(
@@ -49,13 +51,14 @@ class Twin(nn.Module):
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         kernel: str = "auto",
+        wires: Wires | None = None,
     ) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
             raise InputError(f"sizes {tuple(sizes)}: need the input rows and at least one population, all at least 1.")
         self.sizes, self.encoder, self.dt = tuple(int(n) for n in sizes), encoder or AlphaEncoder(), float(dt)
         self.encoder.steps(self.dt)
-        self.window = window or ConductanceRange()
+        self.window, self.wires = window or ConductanceRange(), wires
         names = [f"x{k + 1}" for k in range(len(self.sizes) - 1)]
         unknown = set(parameters or {}) - set(names)
         cells = list(cell) if isinstance(cell, list) else [cell] * len(names)
@@ -67,9 +70,8 @@ class Twin(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         for k, (rows, columns) in enumerate(pairwise(self.sizes)):
-            layers.append(
-                Crossbar(rows, columns, window=self.window, init=_initial(k, rows, self), generator=generator)
-            )
+            init = _initial(k, rows, self)
+            layers.append(Crossbar(rows, columns, window=self.window, init=init, generator=generator, wires=wires))
             layers.append(
                 CellTwin(
                     columns,
@@ -155,7 +157,7 @@ class Twin(nn.Module):
         projections = tuple(
             Projection(f"x{k}", f"x{k + 1}", *crossbar.pair()) for k, crossbar in enumerate(self.crossbars)
         )
-        return Network(name, self.sizes[0], populations, projections, self.window)
+        return Network(name, self.sizes[0], populations, projections, self.window, wires=self.wires)
 
 
 def float_rest(rest: Tensor) -> tuple[float, ...]:
@@ -185,6 +187,7 @@ def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torc
         cell=[population.cell for population in network.populations],
         parameters={f"x{k + 1}": population.parameters for k, population in enumerate(network.populations)},
         dtype=dtype,
+        wires=network.wires,
     )
     for crossbar, projection in zip(twin.crossbars, network.projections, strict=True):
         crossbar.set_pair(projection.g_plus, projection.g_minus)
