@@ -14,7 +14,7 @@ help: ## list the targets
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: ngspice $(VENV)/.installed ## ngspice, virtual environment, packages (PYTHON=python3.12, PIP_ARGS="...")
+setup: ngspice compiler $(VENV)/.installed ## ngspice, C++ compiler, virtual environment, packages (PYTHON=python3.12, PIP_ARGS="...")
 
 # The program is needed; the library serves the engine ngspice-shared and the tests, and is installed where that is possible.
 .PHONY: ngspice
@@ -22,6 +22,13 @@ ngspice:
 	@n="$${MEMPROP_NGSPICE:-ngspice}"; command -v "$$n" >/dev/null && $(PYTHON) -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("ngspice"))' || { \
 	  command -v apt-get >/dev/null && echo "installing ngspice ..." && $(APT) update -qq && $(APT) install -y -qq ngspice libngspice0 >/dev/null; \
 	  command -v "$$n" >/dev/null || { echo "ngspice is missing. Debian/Ubuntu: sudo apt-get install ngspice libngspice0; macOS: brew install ngspice libngspice"; exit 1; }; }
+
+# The kernels of the twins are built on first use; without a compiler the twins run many times slower, and say so.
+.PHONY: compiler
+compiler:
+	@command -v "$${CXX:-c++}" >/dev/null || { \
+	  command -v apt-get >/dev/null && echo "installing g++ ..." && $(APT) update -qq && $(APT) install -y -qq g++ >/dev/null; \
+	  command -v "$${CXX:-c++}" >/dev/null || echo "no C++ compiler: the twins will run many times slower. Debian/Ubuntu: sudo apt-get install g++; macOS: xcode-select --install"; }
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "memprop needs Python 3.11 or newer, for example: make setup PYTHON=python3.12"; exit 1; }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from memprop.circuit.cell import load_cell
 from memprop.circuit.elaborate import elaborate
@@ -24,6 +25,8 @@ from memprop.errors import MempropError
 from memprop.spice.engine import ENGINES, make_engine
 from memprop.spice.find import NGSPICE_VARIABLE, find_libngspice, find_ngspice, find_vacask
 from memprop.spice.osdi import compiler_version, find_openvaf, osdi_problem
+from memprop.twin.cell import CellTwin
+from memprop.twin.fused.compiler import find_compiler
 
 Found = TypeVar("Found", str, Path)
 
@@ -66,6 +69,7 @@ def examine() -> Iterator[Finding]:
     yield _tool("libngspice", find_libngspice, lambda name: f"{name}, for the engine ngspice-shared")
     yield _tool("openvaf-r", find_openvaf, lambda path: f"{compiler_version(path)} at {path}, compiles Verilog-A")
     yield _tool("vacask", find_vacask, lambda path: f"{path}, runs compiled Verilog-A")
+    yield _kernel()
     for name, kind in ENGINES.items():
         yield _engine(
             name, f"{kind.about}; compiled Verilog-A: {'yes' if kind.osdi else 'no, behavioural subcircuits'}"
@@ -88,6 +92,17 @@ def _ngspice() -> Iterator[Finding]:
     yield Finding(
         "ngspice OSDI", not problem, missing if problem else "yes, probed with a compiled model", needed=False
     )
+
+
+def _kernel() -> Finding:
+    """Return whether the kernels of twins can be built: one is, and runs."""
+    try:
+        twin = CellTwin(1, kernel="fused")
+        above = twin(torch.zeros(2, 1, 1))
+        good = bool(above.isfinite().all())
+        return Finding("twin kernels", good, f"built with {find_compiler()}, {torch.get_num_threads()} threads")
+    except MempropError as error:
+        return Finding("twin kernels", False, f"optional, twins run many times slower: {error}", needed=False)
 
 
 def _tool(what: str, find: Callable[[], Found], about: Callable[[Found], str]) -> Finding:
