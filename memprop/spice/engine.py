@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from memprop.deck.deck import Deck
-from memprop.errors import EngineError
+from memprop.errors import EngineError, SimulationError
 from memprop.spice.ngspice import NgspiceEngine, osdi_engine
 from memprop.spice.recording import Recording
 from memprop.spice.shared import SharedEngine
@@ -24,6 +24,16 @@ class Engine(Protocol):
 
     def run(self, deck: Deck, timeout_s: float = 600.0) -> Recording:
         """Simulate ``deck``; raise a SimulationError rather than return a doubtful result."""
+        ...
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other; yield one result per deck, in order, each as soon as it is there.
+
+        ``timeout_s`` is the limit of each deck. ``decks`` is read as far as needed, one deck ahead at most. Decks that differ in
+        values of elements only share a process and a parse where the engine can change these values; the results are those
+        of single runs. A failure is yielded in place of the recording and stops none of the others. Closing the iterator
+        ends the process.
+        """
         ...
 
     def abort(self) -> None:

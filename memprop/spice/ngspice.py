@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from memprop.errors import (
     SimulatorKilled,
 )
 from memprop.files import inside, write_atomic
+from memprop.spice.batch import run_singly
 from memprop.spice.find import INSTALL_NGSPICE, NGSPICE_VARIABLE, Program, find_ngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.osdi import compile_verilog, osdi_problem
@@ -81,6 +82,10 @@ class NgspiceEngine:
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other, see `memprop.spice.engine.Engine`."""
+        return run_singly(self.run, decks, timeout_s)
 
     def batch(self, folder: Path, main: str, timeout_s: float, *, title: str, raw: str | None = None) -> Finished:
         """Run ``ngspice -b`` on ``folder/main`` and return status and log.

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,16 @@ from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
 from memprop.deck.ngspice import main_text
-from memprop.errors import DeckError, EngineError, NoOutput, RawFileError, SimulationTimeout, SimulatorKilled
+from memprop.errors import (
+    DeckError,
+    EngineError,
+    NoOutput,
+    RawFileError,
+    SimulationError,
+    SimulationTimeout,
+    SimulatorKilled,
+)
+from memprop.spice.batch import run_singly
 from memprop.spice.find import INSTALL_NGSPICE, find_libngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.recording import Recording, make_recording
@@ -100,6 +110,10 @@ class SharedEngine:
             alarm.cancel()
         self._release(helper)
         return _recording(deck, head, values)
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other, see `memprop.spice.engine.Engine`."""
+        return run_singly(self.run, decks, timeout_s)
 
     def abort(self) -> None:
         """Kill the simulations that run now."""

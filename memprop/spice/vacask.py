@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from memprop.errors import (
     SimulatorKilled,
 )
 from memprop.files import sha256, write_atomic
+from memprop.spice.batch import run_singly
 from memprop.spice.find import find_vacask
 from memprop.spice.log import asked, tail
 from memprop.spice.ngspice import Finished, kill, run_process
@@ -75,6 +76,10 @@ class VacaskEngine:
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other, see `memprop.spice.engine.Engine`."""
+        return run_singly(self.run, decks, timeout_s)
 
     def abort(self) -> None:
         """Kill the simulations that run now."""
