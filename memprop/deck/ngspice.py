@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from memprop.circuit.cell import Cell
 from memprop.circuit.elaborate import Elaborated, Section
+from memprop.deck.changes import Change
 from memprop.deck.deck import Deck, Transient
 from memprop.deck.models import cell_models
 from memprop.deck.numbers import to_text
@@ -80,3 +81,22 @@ def main_text(deck: Deck, compiled: Sequence[str] = (), names: Mapping[str, str]
 def transient_line(analysis: Transient) -> str:
     """Return the ``.tran`` card."""
     return f".tran {to_text(analysis.max_step)} {to_text(analysis.stop)} 0 {to_text(analysis.max_step)}"
+
+
+def batch_text(main: str, analysis: Transient, steps: Sequence[Sequence[Change]]) -> str:
+    """Return a main file that runs once for each of ``steps``, after its changes, and writes ``out0.raw``, ``out1.raw``, ...
+
+    ``alter`` sets a value for all runs that follow; the operating point is searched anew in each.
+    """
+    transient = transient_line(analysis)
+    lines = main.removesuffix(f"{transient}\n.end\n").splitlines()
+    lines += [".control", "set filetype=binary", "option noinit"]
+    for k, changes in enumerate(steps):
+        lines += map(_alter, changes)
+        lines += [transient[1:], f"write out{k}.raw", "destroy all"]
+    return "\n".join([*lines, "quit 0", ".endc", ".end"]) + "\n"
+
+
+def _alter(change: Change) -> str:
+    """Return the command that gives one element its new value."""
+    return f"alter {change.element}{' gain' if change.element[0] in 'efgh' else ''} = {change.value}"

@@ -27,7 +27,7 @@ from memprop.errors import (
     SimulationTimeout,
     SimulatorKilled,
 )
-from memprop.spice.batch import run_singly
+from memprop.spice.batch import outcome
 from memprop.spice.find import INSTALL_NGSPICE, find_libngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.recording import Recording, make_recording
@@ -113,7 +113,7 @@ class SharedEngine:
 
     def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
         """Simulate decks one after the other, see `memprop.spice.engine.Engine`."""
-        return run_singly(self.run, decks, timeout_s)
+        return (outcome(lambda deck: self.run(deck, timeout_s), deck) for deck in decks)
 
     def abort(self) -> None:
         """Kill the simulations that run now."""
@@ -226,11 +226,8 @@ def _recording(deck: Deck, head: dict[str, Any], values: NDArray[np.float64]) ->
         raise failure[0](deck.title, f"libngspice says: {failure[1].rstrip('.')}{asked(deck, failure[0])}")
     if not head["names"]:
         raise NoOutput(deck.title, f"libngspice wrote no data: {tail(head['log'])}.", remedy=DeckError.remedy)
-    index = {_raw_name(name): k for k, name in enumerate(head["names"])}
     engine = f"ngspice-shared-{head['version']}"
-    return make_recording(
-        deck, lambda name: np.ascontiguousarray(values[:, index[name]]) if name in index else None, engine, None
-    )
+    return make_recording(deck, [_raw_name(name) for name in head["names"]], values, {}, engine, None)
 
 
 def _raw_name(name: str) -> str:
