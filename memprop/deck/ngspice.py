@@ -84,19 +84,15 @@ def transient_line(analysis: Transient) -> str:
 
 
 def batch_text(main: str, analysis: Transient, steps: Sequence[Sequence[Change]]) -> str:
-    """Return a main file that runs once for each of ``steps``, after its changes, and writes ``out0.raw``, ``out1.raw``, ...
-
-    ``alter`` sets a value for all runs that follow; the operating point is searched anew in each.
-    """
-    transient = transient_line(analysis)
-    lines = main.removesuffix(f"{transient}\n.end\n").splitlines()
+    """Return a main file that runs once for each of ``steps``, after its changes, and writes ``out0.raw``, ``out1.raw``, ..."""
+    lines = main.removesuffix(f"{transient_line(analysis)}\n.end\n").splitlines()
     lines += [".control", "set filetype=binary", "option noinit"]
     for k, changes in enumerate(steps):
-        lines += map(_alter, changes)
-        lines += [transient[1:], f"write out{k}.raw", "destroy all"]
+        lines += [*again(analysis, changes), f"write out{k}.raw", "destroy all"]
     return "\n".join([*lines, "quit 0", ".endc", ".end"]) + "\n"
 
 
-def _alter(change: Change) -> str:
-    """Return the command that gives one element its new value."""
-    return f"alter {change.element}{' gain' if change.element[0] in 'efgh' else ''} = {change.value}"
+def again(analysis: Transient, changes: Sequence[Change]) -> list[str]:
+    """Return the commands that run a loaded deck with other values, which stay; the operating point is searched anew."""
+    alters = [f"alter {c.element}{' gain' if c.element[0] in 'efgh' else ''} = {c.value}" for c in changes]
+    return [*alters, transient_line(analysis)[1:]]

@@ -99,7 +99,7 @@ def run_batch(simulator: Simulator, decks: Iterable[Deck], timeout_s: float) -> 
     After ``abort`` of the engine the decks that were read are yielded as SimulatorKilled, and the iterator ends.
     """
     aborts = simulator.running.aborts
-    for chunk in _chunks(decks, simulator.can_change):
+    for chunk in chunks(decks, simulator.can_change):
         left = chunk
         while left:
             failed = False
@@ -127,7 +127,7 @@ class _RefusedError(Exception):
     """The batch gives no result for its next deck, which has to be simulated by itself."""
 
 
-def _chunks(decks: Iterable[Deck], can_change: Callable[[Change], bool]) -> Iterator[list[Step]]:
+def chunks(decks: Iterable[Deck], can_change: Callable[[Change], bool]) -> Iterator[list[Step]]:
     """Yield lists of decks of which each is the one before with other values."""
     chunk: list[Step] = []
     for deck in decks:
