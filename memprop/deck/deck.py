@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from memprop.errors import InputError
 from memprop.files import sha256
@@ -94,5 +94,12 @@ class Deck:
         content = {"files": list(self.files.items()), "analysis": asdict(self.analysis), "nodes": self.nodes,
                    "branches": self.branches, "options": list(self.options.items())}  # fmt: skip
         if self.verilog:  # hashes of decks without it stay what they were before it was there
-            content["verilog"] = [asdict(model) for model in self.verilog]
+            content["verilog"] = [_plain(model) for model in self.verilog]
         return sha256(json.dumps(content))
+
+
+def _plain(model: VerilogModel) -> dict[str, object]:
+    """Return what ``asdict`` returns, without its copies of everything: a digest is asked for with each simulation."""
+    plain = {part.name: getattr(model, part.name) for part in fields(model)}
+    forms = [{"name": form.name, "parameters": form.parameters, "fixed": form.fixed} for form in model.forms]
+    return {**plain, "forms": forms}

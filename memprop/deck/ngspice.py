@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from memprop.circuit.cell import Cell
-from memprop.circuit.elaborate import Elaborated, Section
+from memprop.circuit.elaborate import Elaborated, Section, with_stimulus
+from memprop.circuit.stimulus import Stimulus
 from memprop.deck.changes import Change
 from memprop.deck.deck import Deck, Transient
 from memprop.deck.models import cell_models
@@ -55,6 +57,20 @@ def make_deck(
         {**DEFAULT_OPTIONS, **(options or {})},
         verilog,
     )
+
+
+def deck_under(deck: Deck, circuit: Elaborated, stimulus: Stimulus) -> Deck:
+    """Return what `make_deck` gives for ``circuit`` under another stimulus, made from its ``deck`` in little time.
+
+    The texts of the files that do not depend on the stimulus are the same objects.
+
+    Raises
+    ------
+    InputError: not one amplitude per input row.
+    """
+    other = with_stimulus(circuit, stimulus)
+    pairs = zip(circuit.sections, other.sections, strict=True)
+    return replace(deck, files={**deck.files, **{new.file: section_text(new) for old, new in pairs if new is not old}})
 
 
 def cells_of(circuit: Elaborated) -> list[Cell]:
