@@ -5,7 +5,8 @@ The reference of each result is a run of its deck in a process of its own.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ SECOND = os.environ.get("MEMPROP_NGSPICE_OSDI", "")
 """An ngspice with OSDI, where there is one."""
 PROGRAMS = ("ngspice", "vacask", *(["ngspice-osdi"] if SECOND else []))
 NANOVOLT = 1e-9
+SAME_STEP = 1e-5
+"""Largest difference of time points, in steps: VACASK sums in another order in a longer file, and its step control magnifies that."""
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +149,9 @@ def assert_equal(found: list[Recording | SimulationError], expected: list[Record
         assert (one.attrs, list(one), one.sizes) == (other.attrs, list(other), other.sizes)
         for name in other:
             assert one[name].attrs == other[name].attrs
-            assert float(abs(one[name].values - other[name].values).max()) < NANOVOLT
+            there = np.interp(other.time.values, one.time.values, one[name].values)
+            assert float(abs(there - other[name].values).max()) < NANOVOLT
+        assert float(abs(one.time.values - other.time.values).max()) < SAME_STEP * float(np.diff(other.time).max())
 
 
 def assert_as_single(engine: Engine, decks: list[Deck]) -> list[Recording | SimulationError]:
@@ -175,8 +180,10 @@ def last(found: Recording | SimulationError, node: str = "b") -> float:
 
 def test_images_of_a_network_give_the_results_of_single_runs(engine: Engine) -> None:
     found = assert_as_single(engine, images("reduced", 5))
-    swings = [float(np.ptp(f["x1_col0_mem"].values)) for f in found if isinstance(f, xr.Dataset)]
-    assert min(swings) > 10e-3
+    swings = [
+        max(float(np.ptp(f[f"x1_col{j}_mem"].values)) for j in range(3)) for f in found if isinstance(f, xr.Dataset)
+    ]
+    assert min(swings) > 50e-3
     assert len(set(swings)) == 5
 
 
@@ -479,7 +486,9 @@ def test_deck_under_another_image_is_that_of_its_circuit(form: Any) -> None:
 
 
 def test_digest_is_that_of_the_parts_written_out() -> None:
-    first = images("reduced", 1)[0]
-    assert first.verilog
-    with contextlib.suppress(StopIteration):
-        assert replace(first, verilog=()).digest != first.digest
+    case = images("reduced", 1)[0]
+    parts = asdict(case)
+    assert parts["verilog"]
+    content = {"files": list(parts["files"].items()), "analysis": parts["analysis"], "nodes": parts["nodes"],
+               "branches": parts["branches"], "options": list(parts["options"].items()), "verilog": parts["verilog"]}  # fmt: skip
+    assert case.digest == hashlib.sha256(json.dumps(content).encode()).hexdigest()
