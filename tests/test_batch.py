@@ -43,7 +43,7 @@ from memprop.spice.batch import LARGEST, is_whole
 from memprop.spice.engine import Engine, make_engine
 from memprop.spice.find import find_ngspice
 from memprop.spice.ngspice import NgspiceEngine
-from memprop.spice.recording import Recording
+from memprop.spice.recording import Recording, _dataset, make_recording
 from memprop.spice.shared import SharedEngine
 
 SECOND = os.environ.get("MEMPROP_NGSPICE_OSDI", "")
@@ -455,6 +455,37 @@ def test_file_is_whole_only_with_its_last_byte(tmp_path: Path) -> None:
     assert is_whole(path)
     path.write_bytes(whole.replace(b"No. Points: 3     ", b"No. Points:       "))
     assert not is_whole(path)
+
+
+def test_recording_is_what_the_constructor_of_xarray_makes() -> None:
+    case = deck("v1 a 0 1.0\nr1 a 0 1e3", "a", branches=("v1",))
+    time, volts, amperes = np.linspace(0, 1e-5, 4), np.arange(4.0), -np.arange(4.0)
+    found = make_recording(case, ["time", "i(v1)", "v(a)"], np.stack([time, amperes, volts], axis=1), {}, "e", None)
+    expected = xr.Dataset(
+        {"a": ("time", volts, {"units": "V"}), "i(v1)": ("time", amperes, {"units": "A"})},
+        coords={"time": ("time", time, {"units": "s"})},
+        attrs={"deck": "case", "deck_sha256": case.digest, "engine": "e"},
+    )
+    xr.testing.assert_identical(found, expected)
+    xr.testing.assert_identical(found.sel(time=1e-5), expected.sel(time=1e-5))
+    xr.testing.assert_identical(found.isel(time=slice(2)) + 1, expected.isel(time=slice(2)) + 1)
+    xr.testing.assert_identical(
+        _dataset({str(k): found.variables[k] for k in found}, found.drop_vars(list(found))), expected
+    )
+
+
+def test_recording_does_not_need_the_inside_of_xarray(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, values = deck("v1 a 0 1.0\nr1 a 0 1e3", "a"), np.array([[0.0, 1.0], [1e-5, 2.0]])
+    usual = make_recording(case, ["time", "v(a)"], values, {}, "e", None)
+    inside = xr.Dataset._construct_direct
+
+    def other(*parts: Any, **named: Any) -> xr.Dataset:
+        if len(parts) == 5:
+            raise TypeError("of another version")
+        return inside(*parts, **named)
+
+    monkeypatch.setattr(xr.Dataset, "_construct_direct", staticmethod(other))
+    xr.testing.assert_identical(make_recording(case, ["time", "v(a)"], values, {}, "e", None), usual)
 
 
 def test_changes_are_named_with_element_parameter_and_value() -> None:
