@@ -23,7 +23,7 @@ import pytest
 import xarray as xr
 
 from memprop.circuit.cell import load_cell
-from memprop.circuit.elaborate import elaborate, with_stimulus
+from memprop.circuit.elaborate import elaborate
 from memprop.circuit.network import Network, Projection, population_of
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.conductance.pair import ConductanceRange
@@ -429,6 +429,8 @@ def test_abort_ends_a_batch(engine: Engine) -> None:
     assert not thread.is_alive()
     assert 0 < len(found) < 200
     assert isinstance(found[-1], SimulatorKilled)
+    if not isinstance(engine, SharedEngine):
+        assert "the engine was told to abort before. Run the deck again." in str(found[-1])
 
 
 def test_raw_file_is_removed_when_it_is_read(program: Any, kept: Path) -> None:
@@ -505,13 +507,15 @@ def test_what_is_more_than_a_value_has_no_changes(what: str) -> None:
 def test_deck_under_another_image_is_that_of_its_circuit(form: Any) -> None:
     circuit = elaborate(network(), form, image(0))
     first = make_deck(circuit, 0.5e-6, 40e-6)
-    for stimulus in (image(1), image(2, 0.0)):
+    faint = make_deck(elaborate(network(), form, image(2, 0.0)), 0.5e-6, 40e-6)
+    assert deck_under(faint, circuit, image(0)) == first
+    other_wave = replace(image(3), wave=AlphaWave(5e-6, (0.0,), 40e-6))
+    for stimulus in (image(1), image(2, 0.0), other_wave):
         other = deck_under(first, circuit, stimulus)
         assert other == make_deck(elaborate(network(), form, stimulus), 0.5e-6, 40e-6)
         assert other.digest != first.digest
         same = [name for name, text in other.files.items() if text is first.files[name]]
         assert len(same) == len(first.files) - 2
-        assert with_stimulus(circuit, stimulus).sections[0] is circuit.sections[0]
     with pytest.raises(InputError, match="stimulus has 2 rows; network probe has 6"):
         deck_under(first, circuit, Stimulus(np.ones(2), image(0).wave))
 

@@ -15,7 +15,7 @@ Node names: ``<population>_row<i>_p``, ``_n`` (row lines), ``<population>_col<j>
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -89,25 +89,13 @@ def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
     """
     if form not in FORMS:
         raise InputError(f"netlist form '{form}' is unknown. Known: {', '.join(FORMS)}.")
-    _check_stimulus(network, stimulus)
+    check_stimulus(network, stimulus)
     sections = tuple(make(network, stimulus) for make in PASSES[form])
     return Elaborated(network, form, sections, tuple(_meters(network, form)))
 
 
-def with_stimulus(circuit: Elaborated, stimulus: Stimulus) -> Elaborated:
-    """Return ``circuit`` under another stimulus; the sections that do not depend on it are the same objects.
-
-    Raises
-    ------
-    InputError: not one amplitude per input row.
-    """
-    _check_stimulus(circuit.network, stimulus)
-    made = zip(PASSES[circuit.form], circuit.sections, strict=True)
-    sections = tuple(make(circuit.network, stimulus) if make in _INPUT_PASSES else old for make, old in made)
-    return replace(circuit, sections=sections)
-
-
-def _check_stimulus(network: Network, stimulus: Stimulus) -> None:
+def check_stimulus(network: Network, stimulus: Stimulus) -> None:
+    """Raise InputError unless ``stimulus`` has one amplitude per input row."""
     if stimulus.amplitude.shape != (network.inputs,):
         raise InputError(
             f"stimulus has {stimulus.amplitude.shape[0]} rows; network {network.name} has {network.inputs}."
@@ -294,8 +282,8 @@ PASSES: dict[Form, tuple[Callable[[Network, Stimulus], Section], ...]] = {
     "reduced": (_cells, _populations, _wave, _crossbars_reduced, _image_reduced),
 }
 """The sections of each form, in the order in which they are written."""
-_INPUT_PASSES = (_wave, _image_full, _image_reduced)
-"""The passes that read the stimulus."""
+INPUT_FILES = ("wave", "image_")
+"""How the names of the files begin whose passes read the stimulus."""
 
 
 def _meters(network: Network, form: Form) -> Iterator[Meter]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from memprop.circuit.cell import Cell
-from memprop.circuit.elaborate import Elaborated, Section, with_stimulus
+from memprop.circuit.elaborate import INPUT_FILES, PASSES, Elaborated, Section, check_stimulus
+from memprop.circuit.image import reduced_values
 from memprop.circuit.stimulus import Stimulus
 from memprop.deck.changes import Change
 from memprop.deck.deck import Deck, Transient
@@ -68,9 +69,23 @@ def deck_under(deck: Deck, circuit: Elaborated, stimulus: Stimulus) -> Deck:
     ------
     InputError: not one amplitude per input row.
     """
-    other = with_stimulus(circuit, stimulus)
-    pairs = zip(circuit.sections, other.sections, strict=True)
-    return replace(deck, files={**deck.files, **{new.file: section_text(new) for old, new in pairs if new is not old}})
+    check_stimulus(circuit.network, stimulus)
+    files = dict(deck.files)
+    for make, old in zip(PASSES[circuit.form], circuit.sections, strict=True):
+        if old.file.startswith(INPUT_FILES):
+            text = _with_values(deck.files[old.file], circuit, stimulus) if old.file == "image_reduced.inc" else None
+            files[old.file] = text or section_text(make(circuit.network, stimulus))
+    return replace(deck, files=files)
+
+
+def _with_values(text: str, circuit: Elaborated, stimulus: Stimulus) -> str | None:
+    """Return the text of the reduced form's image section with other values; None if it has other elements too."""
+    about, *lines = text.splitlines()
+    values = list(reduced_values(circuit.network, stimulus))
+    if len(values) != len(lines):
+        return None
+    words = [f"{line.rpartition(' ')[0]} {value!r}" for line, value in zip(lines, values, strict=True)]
+    return "\n".join([about, *words]) + "\n"
 
 
 def cells_of(circuit: Elaborated) -> list[Cell]:

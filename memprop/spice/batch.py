@@ -107,12 +107,18 @@ def run_batch(simulator: Simulator, decks: Iterable[Deck], timeout_s: float) -> 
                 for result in found:
                     left, failed = left[1:], isinstance(result, SimulationError)
                     yield result
+                    if simulator.running.aborts != aborts:
+                        break
             if left and simulator.running.aborts == aborts and not failed:
                 yield outcome(lambda deck: run_alone(simulator, deck, timeout_s), left[0].deck)
                 left = left[1:]
             if simulator.running.aborts != aborts:
-                yield from [SimulatorKilled(step.deck.title, "the engine was told to abort.") for step in left]
+                yield from map(_aborted, left)
                 return
+
+
+def _aborted(step: Step) -> SimulatorKilled:
+    return SimulatorKilled(step.deck.title, "the engine was told to abort before.", remedy="Run the deck again.")
 
 
 def outcome(run: Callable[[Deck], Recording], deck: Deck) -> Recording | SimulationError:

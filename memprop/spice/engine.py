@@ -29,10 +29,12 @@ class Engine(Protocol):
     def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
         """Simulate decks one after the other; yield one result per deck, in order, each as soon as it is there.
 
-        ``timeout_s`` is the limit of each deck. ``decks`` is read as far as needed, one deck ahead at most. Decks that differ in
-        values of elements only share a process and a parse where the engine can change these values; the results are those
-        of single runs. A failure is yielded in place of the recording and stops none of the others. Closing the iterator
-        ends the process.
+        ``timeout_s`` is the limit of each deck. Decks that differ only in values of elements at the top level share a process and
+        a parse, see `memprop.deck.changes`, where the engine can change them; any other deck has a process of its own. The
+        results are those of single runs, up to the rounding of sums. ``decks`` is read as far as one process needs, 25 decks at
+        most. A failure is yielded in place of the recording and stops none of the others; who fails in company is simulated
+        alone before that is said of it, but for a timeout and a killed process, which cost the deck in hand. Closing the
+        iterator ends the process. After ``abort`` the decks in hand are failures, and the iterator ends.
         """
         ...
 
@@ -55,10 +57,10 @@ class Kind:
 
 
 ENGINES: Mapping[str, Kind] = {
-    "ngspice": Kind(NgspiceEngine, "ngspice as a program, one process per deck", osdi=False),
+    "ngspice": Kind(NgspiceEngine, "ngspice as a program, one process per deck or batch", osdi=False),
     "ngspice-shared": Kind(SharedEngine, "libngspice through PySpice, in recycled helper processes", osdi=False),
-    "ngspice-osdi": Kind(osdi_engine, "ngspice with compiled Verilog-A, one process per deck", osdi=True),
-    "vacask": Kind(VacaskEngine, "VACASK, one process per deck", osdi=True),
+    "ngspice-osdi": Kind(osdi_engine, "ngspice with compiled Verilog-A, one process per deck or batch", osdi=True),
+    "vacask": Kind(VacaskEngine, "VACASK, one process per deck or batch", osdi=True),
 }
 
 

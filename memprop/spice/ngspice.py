@@ -1,4 +1,4 @@
-"""Engine ``ngspice``: the system's program in batch mode, one process and one folder per deck."""
+"""Engine ``ngspice``: the system's program in batch mode, one process and one folder per deck or batch."""
 
 from __future__ import annotations
 

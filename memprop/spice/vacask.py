@@ -1,4 +1,4 @@
-"""Engine ``vacask``: the program in batch mode, one process and one folder per deck, devices compiled from Verilog-A."""
+"""Engine ``vacask``: the program in batch mode, one process and one folder per deck or batch, devices compiled from Verilog-A."""
 
 from __future__ import annotations
 
