@@ -270,7 +270,7 @@ class TestSimulateImages:
         with pytest.raises(KeyboardInterrupt, match="from the keyboard"):
             simulate_images(network, self.twin.encoder, data, list(range(6)), engine, settings, stop)
         assert len(list(tmp_path.glob("*.npz"))) == 1
-        assert engine._running == set()
+        assert engine.running == set()
 
     def test_twin_of_another_rest_or_synapse_is_refused(self) -> None:
         network = self.twin.to_network("n")

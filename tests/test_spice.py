@@ -784,4 +784,4 @@ def test_helper_ends_when_its_parent_does(tmp_path: Path) -> None:
 
 def test_recording_without_a_time_point_is_refused() -> None:
     with pytest.raises(NoOutput, match=r"deck 'case': the output holds no time point"):
-        make_recording(divider(1.0), lambda name: np.zeros(0), "engine", None)
+        make_recording(divider(1.0), ["time"], np.zeros((0, 1)), {}, "engine", None)

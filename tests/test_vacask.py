@@ -368,7 +368,7 @@ def test_running_simulation_is_killed(how: str) -> None:
     thread = threading.Thread(target=simulate)
     thread.start()
     end = time.monotonic() + 20
-    while not engine._running and time.monotonic() < end:
+    while not engine.running and time.monotonic() < end:
         time.sleep(0.02)
     getattr(engine, how)()
     thread.join(timeout=20)

@@ -26,6 +26,7 @@ import numpy as np
 from PySpice.Spice.Netlist import Circuit, SubCircuit
 
 from memprop.circuit.cell import RAILS, Cell, load_cell
+from memprop.circuit.image import input_values
 from memprop.circuit.network import INPUT, Network, Population, Projection
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.circuit.wired import wired_tiles
@@ -110,12 +111,17 @@ def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
     """
     if form not in FORMS:
         raise InputError(f"netlist form '{form}' is unknown. Known: {', '.join(FORMS)}.")
+    check_stimulus(network, stimulus)
+    sections = tuple(make(network, stimulus) for make in PASSES[form])
+    return Elaborated(network, form, sections, tuple(_meters(network, form)), tuple(_loads(network, form)))
+
+
+def check_stimulus(network: Network, stimulus: Stimulus) -> None:
+    """Raise InputError unless ``stimulus`` has one amplitude per input row."""
     if stimulus.amplitude.shape != (network.inputs,):
         raise InputError(
             f"stimulus has {stimulus.amplitude.shape[0]} rows; network {network.name} has {network.inputs}."
         )
-    sections = tuple(make(network, stimulus) for make in PASSES[form])
-    return Elaborated(network, form, sections, tuple(_meters(network, form)), tuple(_loads(network, form)))
 
 
 def _cells(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
@@ -244,12 +250,7 @@ def _image_reduced(network: Network, stimulus: Stimulus) -> Section:
 
 def _norton(top: Circuit, network: Network, projection: Projection, amplitude: Array) -> None:
     """One current per column and unit of the waveform, and the load that draws the energy of all rows."""
-    if network.wires is None:
-        per_wave = amplitude @ (projection.g_plus - projection.g_minus)
-        load = float((amplitude**2) @ (projection.g_plus + projection.g_minus).sum(1))
-    else:
-        reduced = reduce_crossbar(projection.g_plus, projection.g_minus, network.wires)
-        per_wave, load = amplitude @ reduced.weight, float(amplitude @ reduced.load @ amplitude)
+    per_wave, load = input_values(network, projection, amplitude)
     for j, value in enumerate(per_wave):
         column = f"{projection.post}_col{j}"
         top.VCCS(f"_{projection.name}_col{j}", 0, column, "x0_wave", 0, float(value))
@@ -305,6 +306,8 @@ PASSES: dict[Form, tuple[Callable[[Network, Stimulus], Section], ...]] = {
     "reduced": (_cells, _populations, _wave, _crossbars_reduced, _image_reduced),
 }
 """The sections of each form, in the order in which they are written."""
+INPUT_FILES = ("wave", "image_")
+"""How the names of the files begin whose passes read the stimulus."""
 
 
 def _meters(network: Network, form: Form) -> Iterator[Meter]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from memprop.errors import InputError
 from memprop.files import sha256
@@ -91,8 +92,22 @@ class Deck:
     @property
     def digest(self) -> str:
         """SHA-256 over all that decides the result."""
-        content = {"files": list(self.files.items()), "analysis": asdict(self.analysis), "nodes": self.nodes,
-                   "branches": self.branches, "options": list(self.options.items())}  # fmt: skip
+        content = {"analysis": asdict(self.analysis), "nodes": self.nodes, "branches": self.branches,
+                   "options": list(self.options.items())}  # fmt: skip
         if self.verilog:  # hashes of decks without it stay what they were before it was there
-            content["verilog"] = [asdict(model) for model in self.verilog]
-        return sha256(json.dumps(content))
+            content["verilog"] = [_plain(model) for model in self.verilog]
+        files = ", ".join(f"[{json.dumps(name)}, {_encoded(text)}]" for name, text in self.files.items())
+        return sha256(f'{{"files": [{files}], {json.dumps(content)[1:]}')
+
+
+@functools.lru_cache(maxsize=16)
+def _encoded(text: str) -> str:
+    """Return ``text`` in JSON; decks of many images share all of their files but one."""
+    return json.dumps(text)
+
+
+def _plain(model: VerilogModel) -> dict[str, object]:
+    """Return what ``asdict`` returns, without its copies of everything: a digest is asked for with each simulation."""
+    plain = {part.name: getattr(model, part.name) for part in fields(model)}
+    forms = [{"name": form.name, "parameters": form.parameters, "fixed": form.fixed} for form in model.forms]
+    return {**plain, "forms": forms}

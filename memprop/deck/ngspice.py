@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from memprop.circuit.cell import Cell
-from memprop.circuit.elaborate import Elaborated, Section
+from memprop.circuit.elaborate import INPUT_FILES, PASSES, Elaborated, Section, check_stimulus
+from memprop.circuit.image import reduced_values
+from memprop.circuit.stimulus import Stimulus
+from memprop.deck.changes import Change
 from memprop.deck.deck import Deck, Transient
 from memprop.deck.models import cell_models
 from memprop.deck.numbers import to_text
@@ -56,6 +60,34 @@ def make_deck(
     )
 
 
+def deck_under(deck: Deck, circuit: Elaborated, stimulus: Stimulus) -> Deck:
+    """Return what `make_deck` gives for ``circuit`` under another stimulus, made from its ``deck`` in little time.
+
+    The texts of the files that do not depend on the stimulus are the same objects.
+
+    Raises
+    ------
+    InputError: not one amplitude per input row.
+    """
+    check_stimulus(circuit.network, stimulus)
+    files = dict(deck.files)
+    for make, old in zip(PASSES[circuit.form], circuit.sections, strict=True):
+        if old.file.startswith(INPUT_FILES):
+            text = _with_values(deck.files[old.file], circuit, stimulus) if old.file == "image_reduced.inc" else None
+            files[old.file] = text or section_text(make(circuit.network, stimulus))
+    return replace(deck, files=files)
+
+
+def _with_values(text: str, circuit: Elaborated, stimulus: Stimulus) -> str | None:
+    """Return the text of the reduced form's image section with other values; None if it has other elements too."""
+    about, *lines = text.splitlines()
+    values = list(reduced_values(circuit.network, stimulus))
+    if len(values) != len(lines):
+        return None
+    words = [f"{line.rpartition(' ')[0]} {value!r}" for line, value in zip(lines, values, strict=True)]
+    return "\n".join([about, *words]) + "\n"
+
+
 def cells_of(circuit: Elaborated) -> list[Cell]:
     """Return the cells of a circuit: those of its populations, then the synapse."""
     return [*(population.cell for population in circuit.network.populations), circuit.network.pair]
@@ -80,3 +112,18 @@ def main_text(deck: Deck, compiled: Sequence[str] = (), names: Mapping[str, str]
 def transient_line(analysis: Transient) -> str:
     """Return the ``.tran`` card."""
     return f".tran {to_text(analysis.max_step)} {to_text(analysis.stop)} 0 {to_text(analysis.max_step)}"
+
+
+def batch_text(main: str, analysis: Transient, steps: Sequence[Sequence[Change]]) -> str:
+    """Return a main file that runs once for each of ``steps``, after its changes, and writes ``out0.raw``, ``out1.raw``, ..."""
+    lines = main.removesuffix(f"{transient_line(analysis)}\n.end\n").splitlines()
+    lines += [".control", "set filetype=binary", "option noinit"]
+    for k, changes in enumerate(steps):
+        lines += [*again(analysis, changes), f"write out{k}.raw", "destroy all"]
+    return "\n".join([*lines, "quit 0", ".endc", ".end"]) + "\n"
+
+
+def again(analysis: Transient, changes: Sequence[Change]) -> list[str]:
+    """Return the commands that run a loaded deck with other values, which stay; the operating point is searched anew."""
+    alters = [f"alter {c.element}{' gain' if c.element[0] in 'efgh' else ''} = {c.value}" for c in changes]
+    return [*alters, transient_line(analysis)[1:]]

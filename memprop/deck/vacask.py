@@ -13,9 +13,20 @@ import sympy
 
 from memprop.circuit.expression import corners, parse_expression, sample_in_time
 from memprop.circuit.netlist import Element, Model, Subcircuit
+from memprop.deck.changes import Change
 from memprop.deck.deck import Deck, ModelForm, VerilogModel
 from memprop.deck.numbers import to_text
-from memprop.deck.vacask_text import OWN, WRITERS, assigned, is_number, pwl_times, vacask_name, vacask_node, value_text
+from memprop.deck.vacask_text import (
+    OWN,
+    VALUES,
+    WRITERS,
+    assigned,
+    is_number,
+    pwl_times,
+    vacask_name,
+    vacask_node,
+    value_text,
+)
 from memprop.deck.verilog import INSTANCE, Library, read_library
 from memprop.errors import InputError
 
@@ -44,8 +55,10 @@ class Translated:
     """Name in ngspice's raw files, e.g. ``v(x1_col0_mem)``, -> name in VACASK's."""
 
 
-def vacask_deck(deck: Deck, compiled: Mapping[str, str]) -> Translated:
+def vacask_deck(deck: Deck, compiled: Mapping[str, str], further: Sequence[Sequence[Change]] = ()) -> Translated:
     """Return ``deck`` for VACASK; ``compiled`` gives the OSDI file of each Verilog-A module of the deck.
+
+    Each of ``further`` holds changes of values after which the analysis runs again, as ``tran2``, ``tran3``, ...
 
     Raises
     ------
@@ -54,7 +67,7 @@ def vacask_deck(deck: Deck, compiled: Mapping[str, str]) -> Translated:
     writer = _Writer(deck, read_library(deck), compiled)
     body = writer.body()
     names = writer.names()
-    lines = [f"// {deck.title}", "ground 0", *writer.head(), *body, *writer.control(names)]
+    lines = [f"// {deck.title}", "ground 0", *writer.head(), *body, *writer.control(names, further)]
     return Translated("\n".join(lines) + "\n", names)
 
 
@@ -255,8 +268,8 @@ class _Writer:
             self._starting[name] = sub is not None and (bool(sub.initial) or any(map(self._starts, called)))
         return self._starting[name]
 
-    def control(self, names: Mapping[str, str]) -> Iterator[str]:
-        """Yield options, what to save, and the analysis."""
+    def control(self, names: Mapping[str, str], further: Sequence[Sequence[Change]]) -> Iterator[str]:
+        """Yield options, what to save, the analysis, and changes and analysis of each further run."""
         yield from ("control", "  abort always")
         yield '  options rawfile="binary"' + "".join(
             _option(k, v, self.deck.title) for k, v in self.deck.options.items()
@@ -269,8 +282,17 @@ class _Writer:
         initial = self.initial()
         forced = ", ".join(f'"{self.node_name(node)}", {value_text(text, ".ic")}' for node, text in initial.items())
         step, stop = to_text(self.deck.analysis.max_step), to_text(self.deck.analysis.stop)
-        yield f"  analysis tran1 tran stop={stop} step={step} maxstep={step}" + (f" ic={{{forced}}}" if forced else "")
+        analysis = f"tran stop={stop} step={step} maxstep={step}" + (f" ic={{{forced}}}" if forced else "")
+        for k, changes in enumerate(((), *further), 1):
+            yield from map(_alter, changes)
+            yield f"  analysis tran{k} {analysis}"
         yield "endc"
+
+
+def _alter(change: Change) -> str:
+    """Return the command that gives one element its new value."""
+    parameter = vacask_name(change.parameter) if change.parameter else VALUES[change.element[0]]
+    return f'  alter instance("{vacask_name(change.element)}") {parameter}={value_text(change.value, change.element)}'
 
 
 def _compiled_form(model: VerilogModel, form: ModelForm) -> Iterator[str]:

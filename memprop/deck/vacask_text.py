@@ -272,3 +272,9 @@ WRITERS: Mapping[str, Callable[[Element, Transient], str]] = {
     **dict.fromkeys("rcl", _passive), **dict.fromkeys("vi", _source), **dict.fromkeys("eg", _voltage_controlled),
     **dict.fromkeys("fh", _current_controlled), "x": _instance, "d": _instance, "b": _source,
 }  # fmt: skip
+VALUES: Mapping[str, str] = {
+    **{letter: letter for letter in "rcl"},
+    **dict.fromkeys("vi", "dc"),
+    **dict.fromkeys("efgh", "gain"),
+}
+"""Parameter that holds the value of an element, by letter."""

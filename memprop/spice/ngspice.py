@@ -1,24 +1,15 @@
-"""Engine ``ngspice``: the system's program in batch mode, one process and one folder per deck."""
+"""Engine ``ngspice``: the system's program in batch mode, one process and one folder per deck or batch."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import select
-import shutil
-import signal
-import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from memprop.deck.changes import Change
 from memprop.deck.deck import Deck
-from memprop.deck.ngspice import main_text
+from memprop.deck.ngspice import batch_text, main_text
 from memprop.deck.verilog import ngspice_names, ngspice_text
 from memprop.errors import (
     ConvergenceError,
@@ -27,23 +18,15 @@ from memprop.errors import (
     InputError,
     NoOutput,
     SimulationError,
-    SimulationTimeout,
     SimulatorKilled,
 )
 from memprop.files import inside, write_atomic
+from memprop.spice.batch import Step, Written, run_alone, run_batch
 from memprop.spice.find import INSTALL_NGSPICE, NGSPICE_VARIABLE, Program, find_ngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.osdi import compile_verilog, osdi_problem
-from memprop.spice.raw import Plot, read_raw
-from memprop.spice.recording import Recording, make_recording
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A process that ended by itself."""
-
-    status: int
-    log: str
+from memprop.spice.process import Finished, Running, run_process
+from memprop.spice.recording import Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +36,8 @@ class NgspiceEngine:
     program: Program = field(default_factory=find_ngspice)
     osdi: bool = False
     """Whether to take the devices of a deck compiled, where it has them in Verilog-A."""
-    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False, repr=False)
+    running: Running = field(default_factory=Running, compare=False, repr=False)
+    """The processes that run now."""
 
     @property
     def name(self) -> str:
@@ -67,20 +51,51 @@ class NgspiceEngine:
         ------
         SimulationError: one of its kinds, see `memprop.errors`.
         """
-        folder = Path(tempfile.mkdtemp(prefix="memprop-"))
-        keep = False
-        try:
-            names = _written_compiled(deck, folder) if self.osdi else write_deck(deck, folder)
-            done = self.batch(folder, "deck.cir", timeout_s, title=deck.title, raw="out.raw")
-            if self.osdi:
-                _check_operating_point(deck, folder, done)
-            return _read(deck, folder, done, self.name, names)
-        except SimulationError:
-            keep = True
-            raise
-        finally:
-            if not keep:
-                shutil.rmtree(folder, ignore_errors=True)
+        return run_alone(self, deck, timeout_s)
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other, see `memprop.spice.engine.Engine`; parameters of instances need a new process."""
+        return run_batch(self, decks, timeout_s)
+
+    def can_change(self, change: Change) -> bool:
+        """Return whether ``alter`` makes this change: ngspice has dissolved instances of subcircuits when it has read them."""
+        return not change.parameter
+
+    def write(self, steps: Sequence[Step], folder: Path) -> Written:
+        """Write the deck, and for a batch what to change before each further run.
+
+        Raises
+        ------
+        DeckError: the deck cannot be read; that must stop none of the others.
+        """
+        deck = steps[0].deck
+        names = _written_compiled(deck, folder) if self.osdi else write_deck(deck, folder)
+        raw_names = {f"v({node.lower()})": f"v({name.lower()})" for node, name in names.items()}
+        if len(steps) == 1:
+            return Written([str(self.program.path), "-n", "-b", "-r", "out.raw", "deck.cir"], ["out.raw"], raw_names)
+        main = folder / "deck.cir"
+        write_atomic(main, batch_text(main.read_text(encoding="utf-8"), deck.analysis, [s.changes for s in steps]))
+        return Written(
+            [str(self.program.path), "-n", "-b", "deck.cir"], [f"out{k}.raw" for k in range(len(steps))], raw_names
+        )
+
+    def check(self, deck: Deck, folder: Path, raw: Path, done: Finished) -> None:
+        """Refuse what the log says to be wrong, and a run without data.
+
+        Raises
+        ------
+        SimulationError: one of its kinds, see `memprop.errors`.
+        """
+        if self.osdi:
+            _check_operating_point(deck, folder, done)
+        missing = done.status or not raw.is_file() or not raw.stat().st_size
+        failure = explanation_in(done.log) if missing else failure_in(done.log)
+        if failure:
+            raise failure[0](deck.title, f"ngspice says: {failure[1].rstrip('.')}{asked(deck, failure[0])}", folder)
+        if done.status:
+            raise SimulatorKilled(deck.title, f"ngspice ended with status {done.status}: {tail(done.log)}.", folder)
+        if missing:
+            raise NoOutput(deck.title, f"ngspice ended with status 0 and wrote no data: {tail(done.log)}.", folder)
 
     def batch(self, folder: Path, main: str, timeout_s: float, *, title: str, raw: str | None = None) -> Finished:
         """Run ``ngspice -b`` on ``folder/main`` and return status and log.
@@ -90,12 +105,11 @@ class NgspiceEngine:
         SimulationTimeout, SimulatorKilled: it did not end by itself.
         """
         command = [str(self.program.path), "-n", "-b", *(["-r", raw] if raw else []), main]
-        return run_process(command, folder, timeout_s, title, self._running)
+        return run_process(command, folder, timeout_s, title, self.running)
 
     def abort(self) -> None:
         """Kill the simulations that run now."""
-        for process in list(self._running):
-            kill(process)
+        self.running.abort()
 
     def close(self) -> None:
         """End what still runs; every deck has its own process."""
@@ -155,70 +169,6 @@ def write_compiled(deck: Deck, folder: Path) -> dict[str, str]:
     return names
 
 
-def run_process(
-    command: Sequence[str], folder: Path, timeout_s: float, title: str, running: set[subprocess.Popen[bytes]]
-) -> Finished:
-    """Run a simulator in ``folder`` in its own process group; its output goes to ``log.txt``, which survives a kill.
-
-    While it runs its process is in ``running``.
-    """
-    log_path = folder / "log.txt"
-    with log_path.open("wb") as log:
-        try:
-            process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=_environment(os.environ),
-            )  # fmt: skip
-        except OSError as error:
-            raise EngineError(f"{command[0]} does not start: {error.strerror}. Install it again.") from error
-        running.add(process)
-        try:
-            status = _wait(process, timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise SimulationTimeout(title, f"no end after {timeout_s:g} s.", folder) from error
-        finally:
-            kill(process)
-            running.discard(process)
-    text = log_path.read_text(encoding="utf-8", errors="replace")
-    if status < 0:
-        raise SimulatorKilled(
-            title, f"the simulator was ended by signal {-status} ({signal.strsignal(-status)}).", folder
-        )
-    return Finished(status, text)
-
-
-def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int:
-    """Return the exit status, at once when it is there: waiting in Popen sleeps up to 50 ms, as long as a small simulation.
-
-    Raises
-    ------
-    subprocess.TimeoutExpired: it runs on.
-    """
-    if hasattr(os, "pidfd_open"):
-        handle = os.pidfd_open(process.pid)
-        try:
-            waiter = select.poll()  # takes any handle number, which select.select does not
-            waiter.register(handle, select.POLLIN)
-            waiter.poll(1e3 * timeout_s)
-        finally:
-            os.close(handle)
-        timeout_s = 0.01 if process.poll() is None else 1.0
-    return process.wait(timeout=timeout_s)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a simulator and all that it started, if it still runs."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _environment(base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment with one thread per process; parallelism is over decks."""
-    return {**base, "OMP_NUM_THREADS": "1"}
-
-
 def _check_operating_point(deck: Deck, folder: Path, done: Finished) -> None:
     """Refuse a run that only the last way to an operating point saved: with compiled devices its data cannot be trusted."""
     if re.search(r"source stepping failed", done.log, re.IGNORECASE):
@@ -227,22 +177,3 @@ def _check_operating_point(deck: Deck, folder: Path, done: Finished) -> None:
             "ngspice says: gmin stepping and source stepping failed, so there is no operating point.",
             folder,
         )
-
-
-def _read(deck: Deck, folder: Path, done: Finished, engine: str, names: Mapping[str, str]) -> Recording:
-    raw = folder / "out.raw"
-    missing = done.status or not raw.is_file() or not raw.stat().st_size
-    failure = explanation_in(done.log) if missing else failure_in(done.log)
-    if failure:
-        raise failure[0](deck.title, f"ngspice says: {failure[1].rstrip('.')}{asked(deck, failure[0])}", folder)
-    if done.status:
-        raise SimulatorKilled(deck.title, f"ngspice ended with status {done.status}: {tail(done.log)}.", folder)
-    if not raw.is_file() or not raw.stat().st_size:
-        raise NoOutput(deck.title, f"ngspice ended with status 0 and wrote no data: {tail(done.log)}.", folder)
-    plots = read_raw(raw, deck.title)
-    raw_names = {f"v({node.lower()})": f"v({name.lower()})" for node, name in names.items()}
-    return make_recording(deck, lambda name: _column(plots[0], raw_names.get(name, name)), engine, folder)
-
-
-def _column(plot: Plot, name: str) -> NDArray[np.float64] | None:
-    return np.ascontiguousarray(plot.values[:, plot.variables.index(name)]) if name in plot.variables else None

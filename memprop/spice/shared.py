@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,14 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
-from memprop.deck.ngspice import main_text
-from memprop.errors import DeckError, EngineError, NoOutput, RawFileError, SimulationTimeout, SimulatorKilled
+from memprop.deck.ngspice import again, main_text
+from memprop.errors import (
+    DeckError,
+    EngineError,
+    NoOutput,
+    RawFileError,
+    SimulationError,
+    SimulationTimeout,
+    SimulatorKilled,
+)
+from memprop.spice.batch import Step, chunks
 from memprop.spice.find import INSTALL_NGSPICE, find_libngspice
 from memprop.spice.log import asked, explanation_in, failure_in, tail
 from memprop.spice.recording import Recording, make_recording
 
 RUNS_PER_HELPER = 50
 """A helper grows by about 4 MB per run (PySpice 1.5, ngspice 39); after so many runs a new one takes over."""
+
+
+class _NobodyError(Exception):
+    """The helper did not take a request."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,13 +53,16 @@ class _Helper:
         return self.process.stdout
 
     def request(self, line: bytes) -> None:
-        """Send a request and wait until it is received; raise OSError or ValueError if nobody is there."""
-        if self.process.stdin is None:
-            raise ValueError("no pipe")
-        self.process.stdin.write(line)
-        self.process.stdin.flush()
-        if _line(self.answers) != b"received\n":
-            raise ValueError("an answer to something else")
+        """Send a request and wait until it is received; raise _NobodyError if nobody is there."""
+        try:
+            if self.process.stdin is None:
+                raise ValueError("no pipe")
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+            if _line(self.answers) != b"received\n":
+                raise ValueError("an answer to something else")
+        except (OSError, ValueError) as error:
+            raise _NobodyError from error
         self.runs += 1
 
     def end(self) -> None:
@@ -66,6 +83,7 @@ class SharedEngine:
     _busy: list[_Helper] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _version: str = ""
+    _aborts: int = 0
 
     @property
     def name(self) -> str:
@@ -81,28 +99,105 @@ class SharedEngine:
         ------
         SimulationError: one of its kinds, see `memprop.errors`.
         """
+        helper, recording = self._loaded(deck, timeout_s)
+        self._release(helper)
+        return recording
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other, see `memprop.spice.engine.Engine`.
+
+        A helper serves as many decks as it may before it is replaced; parameters of instances need the deck to be read again.
+        """
+        aborts = self._aborts
+        for chunk in chunks(decks, lambda change: not change.parameter):
+            with contextlib.closing(self._chunk(chunk, timeout_s)) as found:
+                for result in found:
+                    yield result
+                    if self._aborts != aborts:
+                        return
+
+    def _chunk(self, steps: Sequence[Step], timeout_s: float) -> Generator[Recording | SimulationError]:
+        """Yield the results of decks that differ in values; what fails after a change starts from the beginning."""
+        helper: _Helper | None = None
+        try:
+            for step in steps:
+                result, helper = self._changed(helper, step, timeout_s) if helper else (None, None)
+                if result is None:
+                    try:
+                        helper, result = self._loaded(step.deck, timeout_s)
+                    except SimulationError as error:
+                        result = error
+                if helper and helper.runs >= RUNS_PER_HELPER:
+                    self._drop(helper)
+                    helper = None
+                yield result
+        finally:
+            if helper:
+                self._release(helper)
+
+    def _loaded(self, deck: Deck, timeout_s: float) -> tuple[_Helper, Recording]:
+        """Return the recording of ``deck`` and the helper that has it loaded; one that died while idle is replaced."""
+        request = {"netlist": _flat_text(deck)}
+        for _ in range(2):
+            helper = self._take()
+            with contextlib.suppress(_NobodyError):
+                head, values = self._ask(helper, request, deck.title, timeout_s)
+                break
+        else:
+            raise SimulatorKilled(deck.title, "the helper process with libngspice ended before it took the deck.")
+        try:
+            return helper, _recording(deck, head, values)
+        except BaseException:
+            self._release(helper)
+            raise
+
+    def _changed(
+        self, helper: _Helper, step: Step, timeout_s: float
+    ) -> tuple[Recording | SimulationError | None, _Helper | None]:
+        """Return the result and the helper, if both are as good as those of a deck that was read; what is not is None."""
+        request = {"commands": again(step.deck.analysis, step.changes)}
+        try:
+            head, values = self._ask(helper, request, step.deck.title, timeout_s)
+        except _NobodyError:
+            return None, None
+        except SimulationError as error:
+            return error, None
+        try:
+            return _recording(step.deck, head, values), helper
+        except SimulationError:
+            self._release(helper)
+            return None, None
+
+    def _ask(
+        self, helper: _Helper, request: Mapping[str, Any], title: str, timeout_s: float
+    ) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """Return what the helper answers; one that does not is dropped.
+
+        Raises
+        ------
+        _NobodyError: it was dead before.
+        SimulationError: it died, or there is no answer in time.
+        """
         timed_out = threading.Event()
-        helper = self._take()
         alarm = threading.Timer(timeout_s, lambda: (timed_out.set(), helper.process.kill()))
         alarm.start()
         try:
-            helper = self._send(helper, deck)
-            head, values = _receive(helper, deck.title)
-        except SimulatorKilled as error:
+            helper.request(json.dumps(request).encode() + b"\n")
+            return _receive(helper, title)
+        except (_NobodyError, SimulatorKilled) as error:
             self._drop(helper)
             if timed_out.is_set():
-                raise SimulationTimeout(deck.title, f"no end after {timeout_s:g} s.") from error
+                raise SimulationTimeout(title, f"no end after {timeout_s:g} s.") from error
             raise
         except BaseException:  # whatever it was, the helper's next answer would be the answer to this deck
             self._drop(helper)
             raise
         finally:
             alarm.cancel()
-        self._release(helper)
-        return _recording(deck, head, values)
 
     def abort(self) -> None:
         """Kill the simulations that run now."""
+        self._aborts += 1
         for helper in list(self._busy):
             helper.process.kill()
 
@@ -111,23 +206,6 @@ class SharedEngine:
         self.abort()
         for helper in list(self._idle):
             self._drop(helper)
-
-    def _send(self, helper: _Helper, deck: Deck) -> _Helper:
-        """Hand the deck to the helper; one that died while idle is replaced. Return the one that took it."""
-        request = json.dumps({"netlist": _flat_text(deck)}).encode() + b"\n"
-        with contextlib.suppress(OSError, ValueError):
-            helper.request(request)
-            return helper
-        self._drop(helper)
-        helper = self._take()
-        try:
-            helper.request(request)
-        except (OSError, ValueError) as error:
-            self._drop(helper)
-            raise SimulatorKilled(
-                deck.title, "the helper process with libngspice ended before it took the deck."
-            ) from error
-        return helper
 
     def _take(self) -> _Helper:
         """Return an idle helper, or a new one."""
@@ -212,11 +290,8 @@ def _recording(deck: Deck, head: dict[str, Any], values: NDArray[np.float64]) ->
         raise failure[0](deck.title, f"libngspice says: {failure[1].rstrip('.')}{asked(deck, failure[0])}")
     if not head["names"]:
         raise NoOutput(deck.title, f"libngspice wrote no data: {tail(head['log'])}.", remedy=DeckError.remedy)
-    index = {_raw_name(name): k for k, name in enumerate(head["names"])}
     engine = f"ngspice-shared-{head['version']}"
-    return make_recording(
-        deck, lambda name: np.ascontiguousarray(values[:, index[name]]) if name in index else None, engine, None
-    )
+    return make_recording(deck, [_raw_name(name) for name in head["names"]], values, {}, engine, None)
 
 
 def _raw_name(name: str) -> str:

@@ -1,18 +1,13 @@
-"""Engine ``vacask``: the program in batch mode, one process and one folder per deck, devices compiled from Verilog-A."""
+"""Engine ``vacask``: the program in batch mode, one process and one folder per deck or batch, devices compiled from Verilog-A."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from memprop.deck.changes import Change
 from memprop.deck.deck import Deck
 from memprop.deck.vacask import Translated, vacask_deck
 from memprop.errors import (
@@ -25,12 +20,12 @@ from memprop.errors import (
     SimulatorKilled,
 )
 from memprop.files import sha256, write_atomic
+from memprop.spice.batch import Step, Written, run_alone, run_batch
 from memprop.spice.find import find_vacask
 from memprop.spice.log import asked, tail
-from memprop.spice.ngspice import Finished, kill, run_process
 from memprop.spice.osdi import compile_verilog
-from memprop.spice.raw import Plot, read_raw
-from memprop.spice.recording import Recording, make_recording
+from memprop.spice.process import Finished, Running
+from memprop.spice.recording import Recording
 
 _FAILURES: Sequence[tuple[type[SimulationError], str]] = (
     (MissingNode, r"^(?:node|instance) '.*' not found|failed to bind analysis outputs"),
@@ -48,7 +43,8 @@ class VacaskEngine:
     """VACASK as a program. Reads no configuration file of the user, so that a deck means the same everywhere."""
 
     program: Path = field(default_factory=find_vacask)
-    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False, repr=False)
+    running: Running = field(default_factory=Running, compare=False, repr=False)
+    """The processes that run now."""
 
     @property
     def name(self) -> str:
@@ -62,40 +58,63 @@ class VacaskEngine:
         ------
         SimulationError: one of its kinds, see `memprop.errors`; a DeckError also where the deck cannot be said to VACASK.
         """
-        folder = Path(tempfile.mkdtemp(prefix="memprop-"))
-        keep = False
+        return run_alone(self, deck, timeout_s)
+
+    def run_batch(self, decks: Iterable[Deck], timeout_s: float = 600.0) -> Iterator[Recording | SimulationError]:
+        """Simulate decks one after the other, see `memprop.spice.engine.Engine`."""
+        return run_batch(self, decks, timeout_s)
+
+    def can_change(self, change: Change) -> bool:  # noqa: ARG002 - one signature for all
+        """Return whether ``alter`` makes this change: all of them."""
+        return True
+
+    def write(self, steps: Sequence[Step], folder: Path) -> Written:
+        """Write the deck, and for a batch what to change before each further run.
+
+        Raises
+        ------
+        DeckError: the deck cannot be translated, which must stop none of the others; or its Verilog-A does not compile.
+        """
+        deck = steps[0].deck
         try:
-            translated = _written(deck, folder)
-            command = [str(self.program), "-qp", "-sp", "-n", "1", "--tomlfile", "none.toml", "deck.sim"]
-            done = run_process(command, folder, timeout_s, deck.title, self._running)
-            return _read(deck, translated, folder, done, self.name)
-        except SimulationError:
-            keep = True
-            raise
-        finally:
-            if not keep:
-                shutil.rmtree(folder, ignore_errors=True)
+            translated = write_vacask(deck, folder, [step.changes for step in steps[1:]])
+        except InputError as error:
+            raise DeckError(deck.title, str(error), folder, "The deck was not translated for VACASK.") from error
+        command = [str(self.program), "-qp", "-sp", "-n", "1", "--tomlfile", "none.toml", "deck.sim"]
+        names = {asked: name.lower() for asked, name in translated.names.items()}
+        return Written(command, [f"tran{k + 1}.raw" for k in range(len(steps))], names)
+
+    def check(self, deck: Deck, folder: Path, raw: Path, done: Finished) -> None:
+        """Refuse an aborted run and one without data, and say why.
+
+        Raises
+        ------
+        SimulationError: one of its kinds, see `memprop.errors`.
+        """
+        missing = not raw.is_file() or not raw.stat().st_size
+        if not (done.status or missing or _ABORTED.search(done.log)):
+            return
+        failure = failure_in(done.log)
+        if failure:
+            place = _place(done.log) if failure[0] is DeckError else ""
+            raise failure[0](
+                deck.title, f"VACASK says: {failure[1].rstrip('.')}{place}{asked(deck, failure[0])}", folder
+            )
+        if done.status:
+            raise SimulatorKilled(deck.title, f"VACASK ended with status {done.status}: {tail(done.log)}.", folder)
+        raise NoOutput(deck.title, f"VACASK ended with status 0 and wrote no data: {tail(done.log)}.", folder)
 
     def abort(self) -> None:
         """Kill the simulations that run now."""
-        for process in list(self._running):
-            kill(process)
+        self.running.abort()
 
     def close(self) -> None:
         """End what still runs; every deck has its own process."""
         self.abort()
 
 
-def _written(deck: Deck, folder: Path) -> Translated:
-    """Write the deck; what cannot be translated is a failure of this deck, and must stop none of the others."""
-    try:
-        return write_vacask(deck, folder)
-    except InputError as error:
-        raise DeckError(deck.title, str(error), folder, "The deck was not translated for VACASK.") from error
-
-
-def write_vacask(deck: Deck, folder: Path) -> Translated:
-    """Write ``deck`` as ``deck.sim`` with its compiled devices into ``folder``.
+def write_vacask(deck: Deck, folder: Path, further: Sequence[Sequence[Change]] = ()) -> Translated:
+    """Write ``deck`` as ``deck.sim`` with its compiled devices into ``folder``; ``further`` are the changes before each further run.
 
     Raises
     ------
@@ -103,7 +122,7 @@ def write_vacask(deck: Deck, folder: Path) -> Translated:
     InputError: the deck cannot be translated.
     """
     files = {model.module: f"{model.module.lower()}.osdi" for model in deck.verilog}
-    translated = vacask_deck(deck, files)
+    translated = vacask_deck(deck, files, further)
     for model in deck.verilog:
         write_atomic(folder / files[model.module], compile_verilog(model.text, model.module).read_bytes())
     write_atomic(folder / "none.toml", "")
@@ -133,29 +152,7 @@ def failure_in(log: str) -> tuple[type[SimulationError], str] | None:
     return (DeckError, lines[0].strip()) if any(line.strip() == "^" for line in lines) else None
 
 
-def _read(deck: Deck, translated: Translated, folder: Path, done: Finished, engine: str) -> Recording:
-    raw = folder / "tran1.raw"
-    missing = not raw.is_file() or not raw.stat().st_size
-    if done.status or missing or _ABORTED.search(done.log):
-        failure = failure_in(done.log)
-        if failure:
-            place = _place(done.log) if failure[0] is DeckError else ""
-            raise failure[0](
-                deck.title, f"VACASK says: {failure[1].rstrip('.')}{place}{asked(deck, failure[0])}", folder
-            )
-        if done.status:
-            raise SimulatorKilled(deck.title, f"VACASK ended with status {done.status}: {tail(done.log)}.", folder)
-        raise NoOutput(deck.title, f"VACASK ended with status 0 and wrote no data: {tail(done.log)}.", folder)
-    plot = read_raw(raw, deck.title)[0]
-    return make_recording(deck, lambda name: _column(plot, translated.names.get(name, name)), engine, folder)
-
-
 def _place(log: str) -> str:
     """Return the line of the deck that the program shows below a complaint."""
     match = re.search(r"^  (\S.*)\n\s*\^", log, re.MULTILINE)
     return f", in '{match[1].strip()[:100]}'" if match else ""
-
-
-def _column(plot: Plot, name: str) -> NDArray[np.float64] | None:
-    key = name.lower()
-    return np.ascontiguousarray(plot.values[:, plot.variables.index(key)]) if key in plot.variables else None

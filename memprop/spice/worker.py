@@ -29,7 +29,27 @@ def _simulate(ngspice: Any, netlist: str) -> tuple[list[str], np.ndarray, str]:
     except (
         Exception
     ) as error:  # PySpice raises NameError and others, also where ngspice only warned; the log tells the kind
-        problem = f"\nPySpice: {type(error).__name__}: {error}"
+        problem = _problem(error)
+    return _result(ngspice, problem)
+
+
+def _again(ngspice: Any, commands: list[str]) -> tuple[list[str], np.ndarray, str]:
+    """Let the loaded netlist do ``commands``, the last of which is an analysis; return as `_simulate`, nothing if one fails."""
+    ngspice.destroy()
+    ngspice.said.clear()
+    try:
+        for command in commands:
+            ngspice.exec_command(command)
+    except Exception as error:  # the engine runs the deck from the beginning then
+        return [], np.empty((0, 0)), _problem(error)
+    return _result(ngspice, "")
+
+
+def _problem(error: Exception) -> str:
+    return f"\nPySpice: {type(error).__name__}: {error}"
+
+
+def _result(ngspice: Any, problem: str) -> tuple[list[str], np.ndarray, str]:
     log = "\n".join(ngspice.said) + problem
     if ngspice.last_plot in ("const", ""):
         return [], np.empty((0, 0)), log
@@ -60,7 +80,10 @@ def main() -> None:
     for line in sys.stdin:
         answers.write(b"received\n")  # who dies before this line was dead when the request came
         answers.flush()
-        names, values, log = _simulate(ngspice, json.loads(line)["netlist"])
+        request = json.loads(line)
+        names, values, log = (
+            _simulate(ngspice, request["netlist"]) if "netlist" in request else _again(ngspice, request["commands"])
+        )
         head = {"names": names, "shape": values.shape, "log": log, "version": ngspice.ngspice_version}
         answers.write(json.dumps(head).encode() + b"\n" + values.tobytes())
         answers.flush()
