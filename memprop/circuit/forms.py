@@ -1,0 +1,145 @@
+"""Crossbars of ideal pairs in the two forms that simulators like.
+
+Rows are ideal voltage sources and columns virtual grounds, so the current of a cell depends on its row alone. Resistors make
+a simulator find that out anew in every iteration; here it is said:
+
+* ``full``: one controlled source per pair, from its row into its column, of the value ``{gp-gm}``. What a row draws, the sum
+  of its conductances, is one resistor per row. An input row is an ideal transformer: its current, times its amplitude, comes
+  back on ``x0_wave``, where one meter reads the power of all of them.
+* ``reduced``: rows are left out. A column is driven by the membranes themselves, the input by one current per column, and
+  what the rows would draw is computed from the membranes (`Load`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from PySpice.Spice.Netlist import Circuit, SubCircuit
+
+from memprop.circuit.cell import load_cell
+from memprop.circuit.network import INPUT, Network, Projection
+from memprop.circuit.section import TILE, Load, Section
+from memprop.circuit.stimulus import Stimulus
+from memprop.conductance.pair import Array
+from memprop.errors import InputError
+
+
+def ideal(network: Network) -> bool:
+    """Return whether the synapse is the shipped pair of two resistors, which these forms replace."""
+    return network.pair.text == load_cell("rram_pair").text
+
+
+def check_ideal(network: Network, form: str) -> None:
+    """Raise InputError unless the synapse of ``network`` is the shipped pair."""
+    if not ideal(network):
+        raise InputError(
+            f"network {network.name}: the {form} form replaces ideal pairs, and synapse '{network.pair.name}' is not the shipped "
+            "one. Use the naive form."
+        )
+
+
+def crossbars_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
+    """Tiles with one controlled source per pair; the only place where conductances stand."""
+    check_ideal(network, "full")
+    tiles: list[SubCircuit] = []
+    top = Circuit("conductances")
+    for projection in network.projections:
+        for name, rows, columns in blocks(projection):
+            tiles.append(_tile(name, projection, rows, columns))
+            lines = [f"{projection.pre}_row{i}_p" for i in rows]
+            top.X(f"_{name}", name, *lines, *(f"{projection.post}_col{j}" for j in columns))
+    about = "crossbar tiles; {gp-gm} are the trained conductances of one pair in S"
+    return Section("conductances.inc", about, tuple(tiles), top)
+
+
+def blocks(projection: Projection) -> Iterator[tuple[str, range, range]]:
+    """Yield name, rows and columns of each tile of a crossbar."""
+    rows, columns = projection.g_plus.shape
+    for r in range(0, rows, TILE):
+        for c in range(0, columns, TILE):
+            name = f"tile_{projection.name}_r{r // TILE}_c{c // TILE}"
+            yield name, range(r, min(r + TILE, rows)), range(c, min(c + TILE, columns))
+
+
+def _tile(name: str, projection: Projection, rows: range, columns: range) -> SubCircuit:
+    tile = SubCircuit(name, *(f"rp{i}" for i in range(len(rows))), *(f"col{j}" for j in range(len(columns))))
+    plus, minus = (
+        g[rows.start : rows.stop, columns.start : columns.stop].tolist() for g in (projection.g_plus, projection.g_minus)
+    )
+    for i, (gp, gm) in enumerate(zip(plus, minus, strict=True)):
+        for j in range(len(columns)):
+            tile.VCCS(f"r{i}_c{j}", 0, f"col{j}", f"rp{i}", 0, f"{{{gp[j]!r}-{gm[j]!r}}}")
+    return tile
+
+
+def loads_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
+    """What the rows draw: they set the energy, and no waveform."""
+    top = Circuit("loads")
+    for projection in network.projections:
+        plus, minus = projection.g_plus.sum(1), projection.g_minus.sum(1)
+        for i in range(len(plus)):
+            row = f"{projection.pre}_row{i}"
+            lines = {"p": plus[i] + minus[i]} if projection.pre == INPUT else {"p": plus[i], "n": minus[i]}
+            for sign, load in lines.items():
+                top.R(f"_{projection.name}_row{i}_{sign}_load", f"{row}_{sign}", 0, 1.0 / float(load))
+    return Section("loads.inc", "what each row line draws, in Ohm: for the energy, no waveform depends on it", (), top)
+
+
+def image_full(network: Network, stimulus: Stimulus) -> Section:
+    """Give every input row an ideal transformer from ``x0_wave``; the ratios are the image."""
+    top = Circuit("image")
+    for i, amplitude in enumerate(stimulus.amplitude.tolist()):
+        row = f"{INPUT}_row{i}"
+        top.VCVS(f"_{row}", f"{row}_d", 0, "x0_wave", 0, amplitude)
+        top.V(f"_{row}", f"{row}_d", f"{row}_p", 0)
+        top.F(f"_{row}", "x0_wave", 0, f"v_{row}", amplitude)
+    about = "input rows; e_ gives a row its amplitude in V, f_ brings its current back to x0_wave, times the same number"
+    return Section("image_full.inc", about, (), top)
+
+
+def crossbars_reduced(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
+    """Crossbars between populations as transconductances from membranes."""
+    check_ideal(network, "reduced")
+    top = Circuit("reduced")
+    for projection in network.projections:
+        if projection.pre != INPUT:
+            _transconductance(top, projection)
+    return Section("reduced.inc", "crossbars as exact transconductances from membranes over rest, in S", (), top)
+
+
+def _transconductance(top: Circuit, projection: Projection) -> None:
+    weight = (projection.g_plus - projection.g_minus).tolist()
+    for i, row in enumerate(weight):
+        ends = f"{projection.pre}_col{i}_mem", f"{projection.pre}_rest{i}"
+        for j, value in enumerate(row):
+            top.VCCS(f"_{projection.name}_r{i}_c{j}", 0, f"{projection.post}_col{j}", *ends, value)
+
+
+def image_reduced(network: Network, stimulus: Stimulus) -> Section:
+    """Collapse the input crossbars under the image."""
+    top = Circuit("image")
+    for projection in network.projections:
+        if projection.pre == INPUT:
+            _norton(top, projection, stimulus.amplitude)
+    about = "image seen through the input crossbar: column currents per V of x0_wave, and the load"
+    return Section("image_reduced.inc", about, (), top)
+
+
+def _norton(top: Circuit, projection: Projection, amplitude: Array) -> None:
+    """One current per column and unit of the waveform, and the load that draws the energy of all rows."""
+    per_wave = amplitude @ (projection.g_plus - projection.g_minus)
+    load = float((amplitude**2) @ (projection.g_plus + projection.g_minus).sum(1))
+    for j, value in enumerate(per_wave.tolist()):
+        top.VCCS(f"_{projection.name}_col{j}", 0, f"{projection.post}_col{j}", "x0_wave", 0, value)
+    if load > 0.0:
+        top.R(f"_{projection.name}_load", "x0_wave", 0, 1.0 / load)
+
+
+def reduced_loads(network: Network) -> Iterator[Load]:
+    """Yield the loads of the rows that the reduced form leaves out."""
+    for population in network.populations:
+        sums = [(p.g_plus + p.g_minus).sum(1) for p in network.projections if p.pre == population.name]
+        if sums:
+            for i, load in enumerate(np.sum(sums, axis=0).tolist()):
+                yield Load("crossbars", f"{population.name}_col{i}_mem", population.rest[i], load)
