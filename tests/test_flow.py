@@ -283,7 +283,7 @@ class TestSimulateImages:
         own = replace(network, synapse=leaky)
         with pytest.raises(InputError, match="synapse 'leaky_pair' has no twin"):
             from_network(own, self.twin.encoder, 1e-6)
-        with pytest.raises(InputError, match="synapse 'leaky_pair' is not the shipped one. Use the full form"):
+        with pytest.raises(InputError, match="synapse 'leaky_pair' is not the shipped one. Use the naive form"):
             elaborate(own, "reduced", self.twin.encoder.stimulus(torch.zeros(64)))
 
 

@@ -1,16 +1,17 @@
 """Network -> PySpice circuit, as an ordered tuple of passes; each adds one section, which becomes one file of a bundle.
 
-Three forms of the same network share all sections but the crossbars, the rows and the input. Their membranes are equal:
+Three forms of the same network share all sections but the crossbars and the input. Their node voltages are equal:
 
 * ``naive``: every RRAM cell is a resistor, or what the user's synapse is, in tiles of at most 64 x 64 pairs; every row has its
   driver. The reference, and the only form of a synapse that is not the shipped pair.
 * ``full``: every pair is a controlled source of the value ``{gp-gm}``, in the same tiles, at a tenth of the cost.
 * ``reduced``: each crossbar is replaced by its exact transconductance. That is no approximation: rows are ideal voltage
-  sources and columns virtual grounds, so the column currents are linear in the row voltages. The input rows share one
-  waveform, so their crossbar collapses further, to one current per column and one load.
+  sources and columns virtual grounds, so the column currents are linear in the row voltages, and the load of each row
+  line, which sets the energy, is the sum of its conductances. The input rows share one waveform, so their crossbar
+  collapses further, to one current per column and one load.
 
-Node names: ``<population>_row<i>_p``, ``_n`` (row lines, not in ``reduced``), ``<population>_col<j>`` (virtual ground),
-``<population>_col<j>_mem`` (membrane), ``<population>_rest<i>``, ``x0_wave``, rails ``e1`` and ``e2``.
+Node names: ``<population>_row<i>_p``, ``_n`` (row lines), ``<population>_col<j>`` (virtual ground), ``<population>_col<j>_mem``
+(membrane), ``<population>_rest<i>``, ``x0_wave``, rails ``e1`` and ``e2``.
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ from memprop.circuit.forms import (
     image_full,
     image_reduced,
     loads_full,
-    reduced_loads,
 )
 from memprop.circuit.network import INPUT, Network, Population, Projection
-from memprop.circuit.section import Load, Meter, Section
+from memprop.circuit.section import Meter, Section
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.conductance.pair import Array
 from memprop.errors import InputError
@@ -54,8 +54,6 @@ class Elaborated:
     form: Form
     sections: tuple[Section, ...]
     meters: tuple[Meter, ...]
-    loads: tuple[Load, ...] = ()
-    """Loads that only the energy knows of."""
 
     def membranes(self) -> dict[str, list[str]]:
         """Return the membrane nodes of each population."""
@@ -85,8 +83,7 @@ def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
             f"stimulus has {stimulus.amplitude.shape[0]} rows; network {network.name} has {network.inputs}."
         )
     sections = tuple(make(network, stimulus) for make in PASSES[form])
-    loads = tuple(reduced_loads(network)) if form == "reduced" else ()
-    return Elaborated(network, form, sections, tuple(_meters(network, form)), loads)
+    return Elaborated(network, form, sections, tuple(_meters(network, form)))
 
 
 def forms_of(network: Network) -> tuple[Form, ...]:
@@ -125,18 +122,12 @@ def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG0
             top.X(f"_{column}_mirror", "column_mirror", column, f"{column}_mem", 0)
             top.X(f"_{column}_cell", population.cell.name, f"{column}_mem", *RAILS, 0, **_instance(population, j))
             if population.name in drives:
+                row = f"{population.name}_row{j}"
                 top.V(f"_{population.name}_rest{j}", f"{population.name}_rest{j}", 0, population.rest[j])
-    return Section("populations.inc", "rails, neurons, column mirrors, rests", (_column_mirror(),), top)
-
-
-def _rows(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
-    """Give every neuron that drives rows its row driver."""
-    top = Circuit("rows")
-    for population in _driving(network):
-        for j in range(population.size):
-            row, name = f"{population.name}_row{j}", population.name
-            top.X(f"_{row}", "row_driver", f"{row}_p", f"{row}_n", f"{name}_col{j}_mem", f"{name}_rest{j}")
-    return Section("rows.inc", "row drivers of the neurons", (_row_driver(),), top)
+                top.X(f"_{row}", "row_driver", f"{row}_p", f"{row}_n", f"{column}_mem", f"{population.name}_rest{j}")
+    return Section(
+        "populations.inc", "rails, neurons, column mirrors, row drivers", (_column_mirror(), _row_driver()), top
+    )
 
 
 def _driving(network: Network) -> list[Population]:
@@ -226,9 +217,9 @@ def _image_naive(network: Network, stimulus: Stimulus) -> Section:
 
 
 PASSES: dict[Form, tuple[Callable[[Network, Stimulus], Section], ...]] = {
-    "full": (_cells, _populations, _rows, _wave, crossbars_full, loads_full, image_full),
+    "full": (_cells, _populations, _wave, crossbars_full, loads_full, image_full),
     "reduced": (_cells, _populations, _wave, crossbars_reduced, image_reduced),
-    "naive": (_cells, _populations, _rows, _wave, _crossbars_naive, _image_naive),
+    "naive": (_cells, _populations, _wave, _crossbars_naive, _image_naive),
 }
 """The sections of each form, in the order in which they are written."""
 
@@ -239,11 +230,11 @@ def _meters(network: Network, form: Form) -> Iterator[Meter]:
     for population in network.populations:
         for j in range(population.size):
             yield Meter("neurons", f"{population.name}_col{j}_mem", f"v.x_{population.name}_col{j}_mirror.vsense", 1.0)
-    if form != "naive":
+    rows = [f"{p.name}_row{i}" for p in _driving(network) for i in range(p.size)]
+    if form == "naive":
+        rows += [f"{INPUT}_row{i}" for i in range(network.inputs)]
+    else:
         yield Meter("crossbars", "x0_wave", "b_x0_wave", -1.0)
-    if form != "reduced":
-        rows = [f"{p.name}_row{i}" for p in _driving(network) for i in range(p.size)]
-        rows += [f"{INPUT}_row{i}" for i in range(network.inputs)] if form == "naive" else []
-        for row in rows:
-            yield Meter("crossbars", f"{row}_p", f"e.x_{row}.eplus", -1.0)
-            yield Meter("crossbars", f"{row}_n", f"e.x_{row}.eminus", -1.0)
+    for row in rows:
+        yield Meter("crossbars", f"{row}_p", f"e.x_{row}.eplus", -1.0)
+        yield Meter("crossbars", f"{row}_n", f"e.x_{row}.eminus", -1.0)

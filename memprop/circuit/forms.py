@@ -4,22 +4,23 @@ Rows are ideal voltage sources and columns virtual grounds, so the current of a 
 a simulator find that out anew in every iteration; here it is said:
 
 * ``full``: one controlled source per pair, from its row into its column, of the value ``{gp-gm}``. What a row draws, the sum
-  of its conductances, is one resistor per row. An input row is an ideal transformer: its current, times its amplitude, comes
-  back on ``x0_wave``, where one meter reads the power of all of them.
-* ``reduced``: rows are left out. A column is driven by the membranes themselves, the input by one current per column, and
-  what the rows would draw is computed from the membranes (`Load`).
+  of its conductances, is one resistor per row line. An input row is an ideal transformer: its current, times its amplitude,
+  comes back on ``x0_wave``, where one meter reads the power of all of them.
+* ``reduced``: one controlled source per pair between populations, and one per column for the input.
+
+Loads and row drivers of the neurons stay as they are in ``naive``, though no membrane depends on them: a simulator that
+watches their currents takes the same time steps, and the waveforms are equal to nanovolts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 from PySpice.Spice.Netlist import Circuit, SubCircuit
 
 from memprop.circuit.cell import load_cell
 from memprop.circuit.network import INPUT, Network, Projection
-from memprop.circuit.section import TILE, Load, Section
+from memprop.circuit.section import TILE, Section
 from memprop.circuit.stimulus import Stimulus
 from memprop.conductance.pair import Array
 from memprop.errors import InputError
@@ -65,7 +66,8 @@ def blocks(projection: Projection) -> Iterator[tuple[str, range, range]]:
 def _tile(name: str, projection: Projection, rows: range, columns: range) -> SubCircuit:
     tile = SubCircuit(name, *(f"rp{i}" for i in range(len(rows))), *(f"col{j}" for j in range(len(columns))))
     plus, minus = (
-        g[rows.start : rows.stop, columns.start : columns.stop].tolist() for g in (projection.g_plus, projection.g_minus)
+        g[rows.start : rows.stop, columns.start : columns.stop].tolist()
+        for g in (projection.g_plus, projection.g_minus)
     )
     for i, (gp, gm) in enumerate(zip(plus, minus, strict=True)):
         for j in range(len(columns)):
@@ -74,19 +76,25 @@ def _tile(name: str, projection: Projection, rows: range, columns: range) -> Sub
 
 
 def loads_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
-    """What the rows draw: they set the energy, and no waveform."""
+    """Load every row line with the sum of its conductances: it sets the energy, and no waveform."""
     top = Circuit("loads")
     for projection in network.projections:
         plus, minus = projection.g_plus.sum(1), projection.g_minus.sum(1)
         for i in range(len(plus)):
-            row = f"{projection.pre}_row{i}"
-            lines = {"p": plus[i] + minus[i]} if projection.pre == INPUT else {"p": plus[i], "n": minus[i]}
-            for sign, load in lines.items():
-                top.R(f"_{projection.name}_row{i}_{sign}_load", f"{row}_{sign}", 0, 1.0 / float(load))
+            if projection.pre == INPUT:
+                _load(top, projection, i, "p", plus[i] + minus[i])
+            else:
+                _load(top, projection, i, "p", plus[i])
+                _load(top, projection, i, "n", minus[i])
     return Section("loads.inc", "what each row line draws, in Ohm: for the energy, no waveform depends on it", (), top)
 
 
-def image_full(network: Network, stimulus: Stimulus) -> Section:
+def _load(top: Circuit, projection: Projection, row: int, sign: str, conductance: float) -> None:
+    name = f"{projection.pre}_row{row}_{sign}"
+    top.R(f"_{projection.name}_row{row}_{sign}_load", name, 0, 1.0 / float(conductance))
+
+
+def image_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
     """Give every input row an ideal transformer from ``x0_wave``; the ratios are the image."""
     top = Circuit("image")
     for i, amplitude in enumerate(stimulus.amplitude.tolist()):
@@ -94,26 +102,31 @@ def image_full(network: Network, stimulus: Stimulus) -> Section:
         top.VCVS(f"_{row}", f"{row}_d", 0, "x0_wave", 0, amplitude)
         top.V(f"_{row}", f"{row}_d", f"{row}_p", 0)
         top.F(f"_{row}", "x0_wave", 0, f"v_{row}", amplitude)
-    about = "input rows; e_ gives a row its amplitude in V, f_ brings its current back to x0_wave, times the same number"
+    about = (
+        "input rows; e_ gives a row its amplitude in V, f_ brings its current back to x0_wave, times the same number"
+    )
     return Section("image_full.inc", about, (), top)
 
 
 def crossbars_reduced(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
-    """Crossbars between populations as transconductances from membranes."""
+    """Crossbars between populations as transconductances."""
     check_ideal(network, "reduced")
     top = Circuit("reduced")
     for projection in network.projections:
         if projection.pre != INPUT:
             _transconductance(top, projection)
-    return Section("reduced.inc", "crossbars as exact transconductances from membranes over rest, in S", (), top)
+    return Section("reduced.inc", "crossbars as exact transconductances and loads, in S", (), top)
 
 
 def _transconductance(top: Circuit, projection: Projection) -> None:
-    weight = (projection.g_plus - projection.g_minus).tolist()
-    for i, row in enumerate(weight):
-        ends = f"{projection.pre}_col{i}_mem", f"{projection.pre}_rest{i}"
-        for j, value in enumerate(row):
-            top.VCCS(f"_{projection.name}_r{i}_c{j}", 0, f"{projection.post}_col{j}", *ends, value)
+    weight = projection.g_plus - projection.g_minus
+    loads = (projection.g_plus.sum(1), projection.g_minus.sum(1))
+    for i in range(weight.shape[0]):
+        for sign, load in zip("pn", loads, strict=True):
+            _load(top, projection, i, sign, load[i])
+        for j in range(weight.shape[1]):
+            ends = f"{projection.post}_col{j}", f"{projection.pre}_row{i}_p", 0
+            top.VCCS(f"_{projection.name}_r{i}_c{j}", 0, *ends, float(weight[i, j]))
 
 
 def image_reduced(network: Network, stimulus: Stimulus) -> Section:
@@ -134,12 +147,3 @@ def _norton(top: Circuit, projection: Projection, amplitude: Array) -> None:
         top.VCCS(f"_{projection.name}_col{j}", 0, f"{projection.post}_col{j}", "x0_wave", 0, value)
     if load > 0.0:
         top.R(f"_{projection.name}_load", "x0_wave", 0, 1.0 / load)
-
-
-def reduced_loads(network: Network) -> Iterator[Load]:
-    """Yield the loads of the rows that the reduced form leaves out."""
-    for population in network.populations:
-        sums = [(p.g_plus + p.g_minus).sum(1) for p in network.projections if p.pre == population.name]
-        if sums:
-            for i, load in enumerate(np.sum(sums, axis=0).tolist()):
-                yield Load("crossbars", f"{population.name}_col{i}_mem", population.rest[i], load)

@@ -19,7 +19,7 @@ from memprop.errors import InputError
 _TILE = re.compile(r"\.subckt\s+tile_(\w+)_r(\d+)_c(\d+)\s", re.IGNORECASE)
 _PAIR = re.compile(r"xr(\d+)_c(\d+)\s.*?((?:\s+\w+=\S+)+)\s*$", re.IGNORECASE)
 _SOURCE = re.compile(r"gr(\d+)_c(\d+)\s(.*)$", re.IGNORECASE)
-_DIFFERENCE = re.compile(r"\{\s*([\d.]+(?:e[-+]?\d+)?)\s*-\s*([^\s{}]+)\s*\}\s*$", re.IGNORECASE)
+_DIFFERENCE = re.compile(r"\{\s*(\S+?)(?<!e)\s*-\s*([^\s{}]+)\s*\}\s*$", re.IGNORECASE)
 
 
 def read_conductances(text: str, shapes: Mapping[str, tuple[int, int]], file: str) -> dict[str, tuple[Array, Array]]:

@@ -215,9 +215,9 @@ def _reduce(index: int, circuit: Elaborated, recording: Recording, encoder: Alph
     outputs = np.stack([recording[node].values for node in names[circuit.network.output.name]], axis=1)
     means = np.trapezoid(outputs, moments, axis=0) / moments[-1] - np.array(circuit.network.output.rest)
     energy = {"crossbars": 0.0, "neurons": 0.0}
-    signals = {str(name): signal.values for name, signal in recording.data_vars.items()}
-    for drawn in (*circuit.meters, *circuit.loads):
-        energy[drawn.group] += float(np.trapezoid(drawn.power(signals), moments))
+    for meter in circuit.meters:
+        power = meter.sign * recording[meter.node].values * recording[f"i({meter.branch})"].values
+        energy[meter.group] += float(np.trapezoid(power, moments))
     rails = np.stack([recording[f"i({name})"].values for name in rail_sources()], axis=1)
     return ImageResult(
         index, means, membranes.astype(np.float32), energy["crossbars"], energy["neurons"], moments, outputs, rails
