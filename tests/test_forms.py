@@ -129,7 +129,8 @@ def test_change_of_one_cell_in_the_text_reaches_its_column_alone() -> None:
 
 def test_sections_of_images_differ_in_values_only() -> None:
     dark = replace(stimulus(), amplitude=np.zeros_like(stimulus().amplitude))
-    for form, file in (("full", "image_full.inc"), ("naive", "image_naive.inc")):
+    files: dict[Form, str] = {"full": "image_full.inc", "naive": "image_naive.inc"}
+    for form, file in files.items():
         one, other = (
             [section_text(s) for s in elaborate(digits(), form, s_).sections if s.file == file]
             for s_ in (stimulus(), dark)
