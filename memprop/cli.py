@@ -81,7 +81,7 @@ def train(
 def simulate(
     bundle: Bundle,
     images: Images = 100,
-    form: Annotated[str, typer.Option(help="reduced or full.")] = "reduced",
+    form: Annotated[str, typer.Option(help="reduced, full or naive.")] = "reduced",
     engine: EngineName = "ngspice",
     workers: Workers = None,
     timeout_s: Timeout = 1800.0,
@@ -157,7 +157,7 @@ def model(
 def engines(
     bundle: Bundle = Path("netlists/digits_mif"),
     images: Annotated[int, typer.Option(help="Test images to simulate in every engine.", min=1)] = 5,
-    form: Annotated[str, typer.Option(help="reduced or full.")] = "reduced",
+    form: Annotated[str, typer.Option(help="reduced, full or naive.")] = "reduced",
     engine: Annotated[
         list[str] | None, typer.Option(help="Engine; repeat for more. The first is the reference.")
     ] = None,

@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike
 from PySpice.Spice.Netlist import SubCircuit
 
 from memprop.circuit.cell import Cell, TextSubCircuit, as_cell, load_cell
-from memprop.circuit.elaborate import FORMS, TILE, Elaborated, Form, elaborate
+from memprop.circuit.elaborate import FORMS, Elaborated, Form, elaborate
 from memprop.circuit.network import Network, Population, Projection, population_of
+from memprop.circuit.section import TILE
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.conductance.pair import Array, ConductanceRange
 from memprop.data.encode import AlphaEncoder
@@ -154,18 +155,19 @@ def test_crossbar_larger_than_a_tile_loses_no_pair(engine: NgspiceEngine, rows: 
     np.testing.assert_allclose(membranes(recording, "x1", columns), expected, rtol=1e-6, atol=1e-11)
 
 
-def test_both_forms_have_equal_membranes_with_spiking_neurons(engine: NgspiceEngine) -> None:
+def test_all_forms_have_equal_membranes_with_spiking_neurons(engine: NgspiceEngine) -> None:
     cell = load_cell("mif")
     network = network_of(
         (population_of("x1", 3, cell, {}, 18.31e-3), population_of("x2", 2, cell, {"c": [1e-10, 2e-10]}, 18.31e-3)),
         (Projection("x0", "x1", G_PLUS, G_MINUS), Projection("x1", "x2", *NEXT)),
     )
-    full, reduced = (simulate(engine, network, form, stimulus(AMPLITUDE * 2)) for form in FORMS)
-    np.testing.assert_allclose(full["time"].values, reduced["time"].values, rtol=0, atol=1e-15)
-    for population, size in (("x1", 3), ("x2", 2)):
-        a, b = membranes(full, population, size), membranes(reduced, population, size)
-        assert np.ptp(a, axis=0).max() > 20e-3
-        assert np.abs(a - b).max() < 1e-9
+    full, reduced, naive = (simulate(engine, network, form, stimulus(AMPLITUDE * 2)) for form in FORMS)
+    for other in (full, reduced):
+        np.testing.assert_allclose(other["time"].values, naive["time"].values, rtol=0, atol=1e-15)
+        for population, size in (("x1", 3), ("x2", 2)):
+            a, b = membranes(other, population, size), membranes(naive, population, size)
+            assert np.ptp(a, axis=0).max() > 20e-3
+            assert np.abs(a - b).max() < 1e-9
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -199,7 +201,7 @@ def test_own_synapse_of_a_user_is_accepted(engine: NgspiceEngine) -> None:
     synapse.R("plus2", "half", "col", "{0.75/gp}")
     synapse.R("minus", "rn", "col", "{1/gm}")
     network = replace(one_crossbar(), synapse=as_cell(synapse, "synapse", "rram_pair"))
-    recording = simulate(engine, network, "full")
+    recording = simulate(engine, network, "naive")
     expected = np.outer(wave(recording["time"].values), R * summed(G_PLUS, G_MINUS, AMPLITUDE))
     np.testing.assert_allclose(membranes(recording, "x1", 3), expected, rtol=1e-6, atol=1e-11)
 
@@ -287,7 +289,7 @@ def test_every_population_projection_and_row_is_in_the_text(form: Form) -> None:
     files = _texts(elaborate(_mixed(), form, stimulus()))
     assert files["populations.inc"].count("column_mirror\n") == 6  # five instances and the end of the subcircuit
     assert files["populations.inc"].count(" row_driver\n") == 4  # x1 drives rows, x2 does not
-    crossbars = files["conductances.inc" if form == "full" else "reduced.inc"]
+    crossbars = files["reduced.inc" if form == "reduced" else "conductances.inc"]
     assert "x1_x2" in crossbars
     assert "x1_x1" in crossbars
 
@@ -300,13 +302,13 @@ def test_same_network_gives_the_same_bytes(form: Form) -> None:
 
 
 def test_forms_share_all_but_crossbars_and_image() -> None:
-    full, reduced = (_texts(elaborate(_mixed(), form, stimulus())) for form in FORMS)
-    assert {name for name in full if full.get(name) == reduced.get(name)} == {
-        "cells.inc",
-        "populations.inc",
-        "wave.inc",
-    }
-    assert set(full) ^ set(reduced) == {"conductances.inc", "reduced.inc", "image_full.inc", "image_reduced.inc"}
+    full, reduced, naive = (_texts(elaborate(_mixed(), form, stimulus())) for form in FORMS)
+    shared = {"cells.inc", "populations.inc", "wave.inc"}
+    for one, other in ((full, reduced), (naive, reduced), (full, naive)):
+        assert {name for name in one if one.get(name) == other.get(name)} == shared
+    assert set(full) - shared == {"conductances.inc", "loads.inc", "image_full.inc"}
+    assert set(reduced) - shared == {"reduced.inc", "image_reduced.inc"}
+    assert set(naive) - shared == {"conductances.inc", "image_naive.inc"}
 
 
 def test_conductances_are_the_only_thing_an_image_does_not_change() -> None:
@@ -521,8 +523,9 @@ def test_card_with_a_parameter_that_the_subcircuit_lacks_is_refused(tmp_path: Pa
         load_cell("mine", tmp_path)
 
 
-def test_tiles_can_be_read_back_from_the_elaborated_text() -> None:
-    text = _texts(elaborate(_mixed(), "full", stimulus()))["conductances.inc"]
+@pytest.mark.parametrize("form", ["full", "naive"])
+def test_tiles_can_be_read_back_from_the_elaborated_text(form: Form) -> None:
+    text = _texts(elaborate(_mixed(), form, stimulus()))["conductances.inc"]
     pairs = read_conductances(text, {"x0_x1": (3, 3), "x1_x2": (3, 2), "x1_x1": (3, 3)}, "conductances.inc")
     assert np.array_equal(pairs["x1_x2"][0], NEXT[0])
     assert np.array_equal(pairs["x1_x1"][1], G_MINUS)

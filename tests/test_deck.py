@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from memprop.circuit.cell import load_cell
-from memprop.circuit.elaborate import elaborate
+from memprop.circuit.elaborate import Form, elaborate
 from memprop.circuit.network import Network, Projection, population_of
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.conductance.pair import Array, ConductanceRange
@@ -70,7 +70,7 @@ def test_text_that_python_takes_and_spice_does_not_is_refused(text: str) -> None
 # Conductances: written, then read
 
 
-def written(*pairs: tuple[Array, Array], window: ConductanceRange = WINDOW) -> str:
+def written(*pairs: tuple[Array, Array], window: ConductanceRange = WINDOW, form: Form = "naive") -> str:
     """Return the text of the tiles of a chain with these crossbars, as an export writes it."""
     cell = load_cell("mif")
     populations = tuple(population_of(f"x{k}", p.shape[1], cell, {}, 0.0183) for k, (p, _) in enumerate(pairs, 1))
@@ -78,7 +78,7 @@ def written(*pairs: tuple[Array, Array], window: ConductanceRange = WINDOW) -> s
     rows = pairs[0][0].shape[0]
     network = Network("net", rows, populations, projections, window)
     stimulus = Stimulus(np.zeros(rows), AlphaWave(1e-5, (0.0,), 1e-4))
-    (section,) = (s for s in elaborate(network, "full", stimulus).sections if s.file == FILE)
+    (section,) = (s for s in elaborate(network, form, stimulus).sections if s.file == FILE)
     return section_text(section)
 
 
@@ -96,18 +96,19 @@ def crossbars(draw: st.DrawFn) -> tuple[tuple[Array, Array], tuple[Array, Array]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(crossbars())
-def test_conductances_read_back_bit_for_bit(pairs: tuple[tuple[Array, Array], tuple[Array, Array]]) -> None:
+@given(crossbars(), st.sampled_from(["full", "naive"]))
+def test_conductances_read_back_bit_for_bit(pairs: tuple[tuple[Array, Array], tuple[Array, Array]], form: Form) -> None:
     shapes = {f"x{k}_x{k + 1}": pair[0].shape for k, pair in enumerate(pairs)}
-    found = read_conductances(written(*pairs), shapes, FILE)
+    found = read_conductances(written(*pairs, form=form), shapes, FILE)
     assert list(found) == ["x0_x1", "x1_x2"]
     for name, pair in zip(found, pairs, strict=True):
         assert [g.tobytes() for g in found[name]] == [g.tobytes() for g in pair]
 
 
-def test_conductances_of_six_tiles_read_back_bit_for_bit() -> None:
+@pytest.mark.parametrize("form", ["full", "naive"])
+def test_conductances_of_six_tiles_read_back_bit_for_bit(form: Form) -> None:
     g = np.random.default_rng(0).uniform(WINDOW.g_min, WINDOW.g_max, (2, 130, 70))
-    text = written((g[0], g[1]))
+    text = written((g[0], g[1]), form=form)
     assert text.count(".subckt tile_x0_x1_") == 6
     plus, minus = read_conductances(text, {"x0_x1": (130, 70)}, FILE)["x0_x1"]
     assert plus.tobytes() == g[0].tobytes()
@@ -270,5 +271,5 @@ def test_deck_of_a_network_keeps_currents_only_for_the_energy(energy: bool) -> N
     assert len(set(made.nodes)) == len(made.nodes)
     assert dict(made.options) == {"method": "trap", "reltol": 1e-6, "abstol": 1e-15}
     assert list(made.files) == [
-        "models/mss_memristor.lib", "cells.inc", "populations.inc", "wave.inc", "conductances.inc", "image_full.inc",
+        "models/mss_memristor.lib", "cells.inc", "populations.inc", "wave.inc", "conductances.inc", "loads.inc", "image_full.inc",
     ]  # fmt: skip

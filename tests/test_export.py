@@ -142,7 +142,7 @@ def test_plain_ngspice_says_pass_with_status_0(file: str, exported: Path, tmp_pa
 
 
 def test_plain_ngspice_says_fail_with_status_1_after_an_edit(bundle: Path) -> None:
-    edit(bundle / "conductances.inc", r"gp=\S+", "gp=1e-4", count=0)
+    edit(bundle / "conductances.inc", r"\{\d\S+\}", "{1e-4-1e-6}", count=0)
     done = plain_ngspice(bundle, "testbench_full_1.cir")
     assert done.returncode == 1
     assert verdict(done) == "TESTBENCH FAIL"
@@ -273,7 +273,7 @@ def test_own_neuron_with_a_subcircuit_inside_survives_export_and_load(tmp_path: 
 
 
 def test_edited_conductance_is_found_and_shows_in_the_checks_when_asked(bundle: Path) -> None:
-    edit(bundle / "conductances.inc", r"gp=\S+", "gp=1e-4", count=0)
+    edit(bundle / "conductances.inc", r"\{\d\S+\}", "{1e-4-1e-6}", count=0)
     message = r"bundle .* is not as exported: conductances\.inc differs\. Restore the files, or replay with --edited"
     with pytest.raises(BundleError, match=message):
         load_bundle(bundle)
@@ -288,10 +288,10 @@ def test_edited_conductance_is_found_and_shows_in_the_checks_when_asked(bundle: 
 
 
 def test_edit_that_no_network_allows_is_refused_with_its_place(bundle: Path) -> None:
-    edit(bundle / "conductances.inc", r"gp=\S+", "gp=5e-3")
+    edit(bundle / "conductances.inc", r"\{\d\S+\}", "{5e-3-1e-6}")
     with pytest.raises(InputError, match=r"tiny/x0_x1/row0/col0: g_plus = 0\.005 S is outside"):
         load_bundle(bundle, edited=True)
-    edit(bundle / "conductances.inc", r"gp=5e-3", "gp=5m")
+    edit(bundle / "conductances.inc", r"\{5e-3-1e-6\}", "{5m-1e-6}")
     with pytest.raises(InputError, match=r"conductances\.inc, line \d+: gp: '5m' is no plain number"):
         load_bundle(bundle, edited=True)
 

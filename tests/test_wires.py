@@ -375,7 +375,7 @@ def chain(wires: Wires | None) -> Network:
 
 def runs(network: Network, engine: Any) -> dict[Any, ImageResult]:
     found: dict[Any, ImageResult] = {}
-    for form in ("reduced", "full"):
+    for form in ("reduced", "naive"):
         results = simulate_images(network, ENCODER, images(), [1], engine, SpiceSettings(form, workers=1))
         assert not results.failed
         found[form] = results.done[1]
@@ -447,8 +447,8 @@ def test_forms_have_equal_membranes_and_energies() -> None:
 
 def test_wires_are_felt_by_membranes_and_energies() -> None:
     found, ideal = runs(chain(Wires(500.0, 800.0)), NgspiceEngine()), runs(chain(None), NgspiceEngine())
-    assert np.abs(found["full"].membranes - found["reduced"].membranes).max() < 10e-6  # at the default tolerance
-    assert found["full"].energy_crossbars == pytest.approx(found["reduced"].energy_crossbars, rel=1e-5)
+    assert np.abs(found["naive"].membranes - found["reduced"].membranes).max() < 10e-6  # at the default tolerance
+    assert found["naive"].energy_crossbars == pytest.approx(found["reduced"].energy_crossbars, rel=1e-5)
     assert np.abs(ideal["reduced"].membranes - found["reduced"].membranes).max() > 1e-3
     assert abs(ideal["reduced"].energy_crossbars / found["reduced"].energy_crossbars - 1) > 0.01
 
@@ -462,7 +462,7 @@ def test_energy_of_hidden_rows_is_counted() -> None:
     rest, g = np.array(demand.population.rest), pairs(3, 2, seed=1)
     expected = [kirchhoff(*g, Wires(500.0, 800.0), row - rest)[2] for row in membranes]
     np.testing.assert_allclose(demand.power(membranes), expected, rtol=1e-9)
-    assert elaborate(chain(Wires(1.0, 1.0)), "full", Stimulus(np.zeros(6), AlphaWave(5e-6, (0.0,), 20e-6))).loads == ()
+    assert elaborate(chain(Wires(1.0, 1.0)), "naive", Stimulus(np.zeros(6), AlphaWave(5e-6, (0.0,), 20e-6))).loads == ()
 
 
 @pytest.mark.slow  # every segment of 2,368 pairs in a simulator
@@ -473,12 +473,12 @@ def test_digits_network_with_wires(name: str) -> None:
     network, encoder, manifest = load_bundle(DIGITS)
     wired, data, engine = replace(network, wires=Wires(2.0, 2.0)), load("digits"), make_engine(name)
     found: dict[str, ImageResult] = {}
-    for form in ("full", "reduced"):
+    for form in ("naive", "reduced"):
         results = simulate_images(wired, encoder, data, [5], engine, SpiceSettings(form, workers=1, dt=manifest.dt))  # pyright: ignore
         assert not results.failed
         found[form] = results.done[5]
-    assert np.abs(found["full"].membranes - found["reduced"].membranes).max() < 10e-6
-    assert found["full"].energy_crossbars == pytest.approx(found["reduced"].energy_crossbars, rel=1e-4)
+    assert np.abs(found["naive"].membranes - found["reduced"].membranes).max() < 10e-6
+    assert found["naive"].energy_crossbars == pytest.approx(found["reduced"].energy_crossbars, rel=1e-4)
     pixels = torch.from_numpy(data.pixels("test", np.array([5])))
     ideal = simulate_images(network, encoder, data, [5], engine, SpiceSettings(workers=1, dt=manifest.dt)).done[5]
     deviations = []

@@ -1,8 +1,10 @@
 """Network -> PySpice circuit, as an ordered tuple of passes; each adds one section, which becomes one file of a bundle.
 
-Two forms of the same network share all sections but the crossbars and the input:
+Three forms of the same network share all sections but the crossbars and the input. Their node voltages are equal:
 
-* ``full``: every RRAM cell is a resistor, in tiles of at most 64 x 64 pairs; every input row has its driver.
+* ``naive``: every RRAM cell is a resistor, or what the user's synapse is, in tiles of at most 64 x 64 pairs; every row has its
+  driver. The reference, and the only form of a synapse that is not the shipped pair.
+* ``full``: every pair is a controlled source of the value ``{gp-gm}``, in the same tiles, at a tenth of the cost.
 * ``reduced``: each crossbar is replaced by its exact transconductance. That is no approximation: rows are ideal voltage
   sources and columns virtual grounds, so the column currents are linear in the row voltages, and the load of each row
   line, which sets the energy, is the sum of its conductances. The input rows share one waveform, so their crossbar
@@ -25,43 +27,29 @@ from typing import Literal
 import numpy as np
 from PySpice.Spice.Netlist import Circuit, SubCircuit
 
-from memprop.circuit.cell import RAILS, Cell, load_cell
-from memprop.circuit.image import input_values
+from memprop.circuit.cell import RAILS, Cell
+from memprop.circuit.forms import (
+    blocks,
+    crossbars_full,
+    crossbars_reduced,
+    ideal,
+    image_full,
+    image_reduced,
+    loads_full,
+)
 from memprop.circuit.network import INPUT, Network, Population, Projection
+from memprop.circuit.section import TILE, Meter, Section
 from memprop.circuit.stimulus import AlphaWave, Stimulus
 from memprop.circuit.wired import wired_tiles
 from memprop.circuit.wires import reduce_crossbar
 from memprop.conductance.pair import Array
 from memprop.errors import InputError
 
-Form = Literal["full", "reduced"]
-FORMS: tuple[Form, ...] = ("full", "reduced")
-TILE = 64
-"""Largest number of rows and of columns of one tile."""
-
+Form = Literal["full", "reduced", "naive"]
+FORMS: tuple[Form, ...] = ("full", "reduced", "naive")
 
 RESERVED = ("wired_pair", "column_mirror", "row_driver", "input_driver", "tile_", "mss_memristor")
 """Beginnings of the subcircuit names that decks use themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Part of a circuit that goes into one file: subcircuits, and elements at the top level."""
-
-    file: str
-    about: str
-    subcircuits: tuple[SubCircuit, ...]
-    top: Circuit
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """Where to read the power of one source: ``sign x v(node) x i(branch)`` is what it delivers, in W."""
-
-    group: Literal["crossbars", "neurons"]
-    node: str
-    branch: str
-    sign: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +91,11 @@ class Elaborated:
 
 
 def elaborate(network: Network, form: Form, stimulus: Stimulus) -> Elaborated:
-    """Return ``network`` under ``stimulus`` in one of the two forms.
+    """Return ``network`` under ``stimulus`` in one of the three forms.
 
     Raises
     ------
-    InputError: unknown form, or not one amplitude per input row.
+    InputError: unknown form, not one amplitude per input row, or a synapse that the form cannot replace.
     """
     if form not in FORMS:
         raise InputError(f"netlist form '{form}' is unknown. Known: {', '.join(FORMS)}.")
@@ -122,6 +110,13 @@ def check_stimulus(network: Network, stimulus: Stimulus) -> None:
         raise InputError(
             f"stimulus has {stimulus.amplitude.shape[0]} rows; network {network.name} has {network.inputs}."
         )
+
+
+def forms_of(network: Network) -> tuple[Form, ...]:
+    """Return the forms in which a bundle holds ``network``: conductances stand in one file, so only one of those with cells."""
+    if network.wires is not None:
+        return ("naive", "reduced")
+    return ("full", "reduced") if ideal(network) else ("naive",)
 
 
 def _cells(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
@@ -148,7 +143,7 @@ def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG0
                 f"populations of {network.name} ask for different voltages of rail {rail}. Use one voltage per rail."
             )
         top.V(f"_{rail}", rail, 0, supply.voltage)
-    drives = {projection.pre for projection in network.projections}
+    drives = {population.name for population in _driving(network)}
     for population in network.populations:
         for j in range(population.size):
             column = f"{population.name}_col{j}"
@@ -161,6 +156,12 @@ def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG0
     return Section(
         "populations.inc", "rails, neurons, column mirrors, row drivers", (_column_mirror(), _row_driver()), top
     )
+
+
+def _driving(network: Network) -> list[Population]:
+    """Return the populations that drive rows."""
+    drives = {projection.pre for projection in network.projections}
+    return [population for population in network.populations if population.name in drives]
 
 
 def _instance(population: Population, j: int) -> dict[str, float]:
@@ -186,7 +187,7 @@ def _row_driver() -> SubCircuit:
     return driver
 
 
-def _crossbars_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
+def _crossbars_naive(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
     """Tiles with one pair instance per synapse; the only place where conductances stand."""
     if network.wires is not None:
         about = f"crossbar tiles; gp and gm in S; wire segments of {network.wires.row!r} (rows) and {network.wires.column!r} Ohm"
@@ -194,15 +195,11 @@ def _crossbars_full(network: Network, stimulus: Stimulus) -> Section:  # noqa: A
     tiles: list[SubCircuit] = []
     top = Circuit("conductances")
     for projection in network.projections:
-        rows, columns = projection.g_plus.shape
-        for r in range(0, rows, TILE):
-            for c in range(0, columns, TILE):
-                block = (slice(r, min(r + TILE, rows)), slice(c, min(c + TILE, columns)))
-                name = f"tile_{projection.name}_r{r // TILE}_c{c // TILE}"
-                tiles.append(_tile(name, network.pair.name, projection.g_plus[block], projection.g_minus[block]))
-                lines = _row_lines(projection, range(block[0].start, block[0].stop))
-                ends = [f"{projection.post}_col{j}" for j in range(block[1].start, block[1].stop)]
-                top.X(f"_{name}", name, *lines, *ends)
+        for name, rows, columns in blocks(projection):
+            block = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            tiles.append(_tile(name, network.pair.name, projection.g_plus[block], projection.g_minus[block]))
+            ends = [f"{projection.post}_col{j}" for j in columns]
+            top.X(f"_{name}", name, *_row_lines(projection, rows), *ends)
     return Section("conductances.inc", "crossbar tiles; gp and gm are the trained conductances in S", tuple(tiles), top)
 
 
@@ -218,57 +215,6 @@ def _tile(name: str, cell: str, g_plus: Array, g_minus: Array) -> SubCircuit:
         for j in range(columns):
             tile.X(f"r{i}_c{j}", cell, f"rp{i}", f"rn{i}", f"col{j}", gp=float(g_plus[i, j]), gm=float(g_minus[i, j]))
     return tile
-
-
-def _crossbars_reduced(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
-    """Crossbars between populations as transconductances."""
-    if network.pair.text != load_cell("rram_pair").text:
-        raise InputError(
-            f"network {network.name}: the reduced form replaces ideal pairs, and synapse '{network.pair.name}' is not the shipped "
-            "one. Use the full form."
-        )
-    top = Circuit("reduced")
-    for projection in network.projections:
-        if projection.pre != INPUT:
-            _transconductance(top, network, projection)
-    return Section("reduced.inc", "crossbars as exact transconductances and loads, in S", (), top)
-
-
-def _image_reduced(network: Network, stimulus: Stimulus) -> Section:
-    """Collapse the input crossbars under the image."""
-    top = Circuit("image")
-    for projection in network.projections:
-        if projection.pre == INPUT:
-            _norton(top, network, projection, stimulus.amplitude)
-    return Section(
-        "image_reduced.inc",
-        "image seen through the input crossbar: column currents per V of x0_wave, and the load",
-        (),
-        top,
-    )
-
-
-def _norton(top: Circuit, network: Network, projection: Projection, amplitude: Array) -> None:
-    """One current per column and unit of the waveform, and the load that draws the energy of all rows."""
-    per_wave, load = input_values(network, projection, amplitude)
-    for j, value in enumerate(per_wave):
-        column = f"{projection.post}_col{j}"
-        top.VCCS(f"_{projection.name}_col{j}", 0, column, "x0_wave", 0, float(value))
-    if load > 0.0:
-        top.R(f"_{projection.name}_load", "x0_wave", 0, 1.0 / load)
-
-
-def _transconductance(top: Circuit, network: Network, projection: Projection) -> None:
-    weight = reduce_crossbar(projection.g_plus, projection.g_minus, network.wires).weight
-    loads = (projection.g_plus.sum(1), projection.g_minus.sum(1))
-    for i in range(weight.shape[0]):
-        row = f"{projection.pre}_row{i}"
-        for sign, load in zip("pn", loads, strict=True) if network.wires is None else ():  # with wires: see `_loads`
-            top.R(f"_{projection.name}_row{i}_{sign}_load", f"{row}_{sign}", 0, 1.0 / float(load[i]))
-        for j in range(weight.shape[1]):
-            top.VCCS(
-                f"_{projection.name}_r{i}_c{j}", 0, f"{projection.post}_col{j}", f"{row}_p", 0, float(weight[i, j])
-            )
 
 
 def _wave(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001
@@ -289,7 +235,7 @@ def _alpha_expression(wave: AlphaWave) -> str:
     return "+".join(terms)
 
 
-def _image_full(network: Network, stimulus: Stimulus) -> Section:
+def _image_naive(network: Network, stimulus: Stimulus) -> Section:
     """Give every input row a driver; the gains are the image."""
     driver = SubCircuit("input_driver", "rp", "rn", "wave", "ref", a=0)
     driver.VCVS("plus", "rp", "ref", "wave", "ref", "{a}")
@@ -298,12 +244,13 @@ def _image_full(network: Network, stimulus: Stimulus) -> Section:
     for i in range(network.inputs):
         row = f"{INPUT}_row{i}"
         top.X(f"_{row}", "input_driver", f"{row}_p", f"{row}_n", "x0_wave", 0, a=float(stimulus.amplitude[i]))
-    return Section("image_full.inc", "row drivers; a is the amplitude of the row in V", (driver,), top)
+    return Section("image_naive.inc", "row drivers; a is the amplitude of the row in V", (driver,), top)
 
 
 PASSES: dict[Form, tuple[Callable[[Network, Stimulus], Section], ...]] = {
-    "full": (_cells, _populations, _wave, _crossbars_full, _image_full),
-    "reduced": (_cells, _populations, _wave, _crossbars_reduced, _image_reduced),
+    "full": (_cells, _populations, _wave, crossbars_full, loads_full, image_full),
+    "reduced": (_cells, _populations, _wave, crossbars_reduced, image_reduced),
+    "naive": (_cells, _populations, _wave, _crossbars_naive, _image_naive),
 }
 """The sections of each form, in the order in which they are written."""
 INPUT_FILES = ("wave", "image_")
@@ -316,11 +263,10 @@ def _meters(network: Network, form: Form) -> Iterator[Meter]:
     for population in network.populations:
         for j in range(population.size):
             yield Meter("neurons", f"{population.name}_col{j}_mem", f"v.x_{population.name}_col{j}_mirror.vsense", 1.0)
-    drives = {projection.pre for projection in network.projections}
-    rows = [f"{p.name}_row{i}" for p in network.populations if p.name in drives for i in range(p.size)]
+    rows = [f"{p.name}_row{i}" for p in _driving(network) for i in range(p.size)]
     if form == "reduced" and network.wires is not None:
-        rows = []
-    if form == "full":
+        rows = []  # see `_loads`
+    if form == "naive":
         rows += [f"{INPUT}_row{i}" for i in range(network.inputs)]
     else:
         yield Meter("crossbars", "x0_wave", "b_x0_wave", -1.0)

@@ -1,4 +1,8 @@
-"""Read conductances back from the text of the tiles: the inverse of writing them, to the last bit."""
+"""Read conductances back from the text of the tiles: the inverse of writing them, to the last bit.
+
+A pair is one line: ``gr0_c1 0 col1 rp0 0 {gp-gm}`` in the full form, ``xr0_c1 rp0 rn0 col1 rram_pair gp=... gm=...`` in the naive
+one.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from memprop.circuit.elaborate import TILE
+from memprop.circuit.section import TILE
 from memprop.conductance.pair import Array
 from memprop.deck.numbers import from_text
 from memprop.errors import InputError
 
 _TILE = re.compile(r"\.subckt\s+tile_(\w+)_r(\d+)_c(\d+)\s", re.IGNORECASE)
 _PAIR = re.compile(r"xr(\d+)_c(\d+)\s.*?((?:\s+\w+=\S+)+)\s*$", re.IGNORECASE)
+_SOURCE = re.compile(r"gr(\d+)_c(\d+)\s(.*)$", re.IGNORECASE)
+_DIFFERENCE = re.compile(r"\{\s*(\S+?)(?<!e)\s*-\s*([^\s{}]+)\s*\}\s*$", re.IGNORECASE)
 
 
 def read_conductances(text: str, shapes: Mapping[str, tuple[int, int]], file: str) -> dict[str, tuple[Array, Array]]:
@@ -37,7 +43,9 @@ def read_conductances(text: str, shapes: Mapping[str, tuple[int, int]], file: st
         elif line.lower().startswith(".ends"):
             tile = None
         elif tile and (pair := _PAIR.match(line)):
-            _take(pairs[tile[0]], tile[1] + int(pair[1]), tile[2] + int(pair[2]), pair[3], where)
+            _take(pairs[tile[0]], tile[1] + int(pair[1]), tile[2] + int(pair[2]), _assigned(pair[3]), where)
+        elif tile and (pair := _SOURCE.match(line)):
+            _take(pairs[tile[0]], tile[1] + int(pair[1]), tile[2] + int(pair[2]), _difference(pair[3], where), where)
     for name, (plus, minus) in pairs.items():
         missing = np.isnan(plus) | np.isnan(minus)
         if missing.any():
@@ -48,8 +56,21 @@ def read_conductances(text: str, shapes: Mapping[str, tuple[int, int]], file: st
     return pairs
 
 
-def _take(pair: tuple[Array, Array], row: int, column: int, assignments: str, where: str) -> None:
-    values = {name.lower(): text for name, text in (word.split("=", 1) for word in assignments.split())}
+def _assigned(text: str) -> dict[str, str]:
+    return {name.lower(): value for name, value in (word.split("=", 1) for word in text.split())}
+
+
+def _difference(text: str, where: str) -> dict[str, str]:
+    """Return ``gp`` and ``gm`` of ``... {gp-gm}``."""
+    match = _DIFFERENCE.search(text)
+    if match is None:
+        raise InputError(
+            f"{where}: '{text[-40:]}' does not end in both conductances of the pair. Write {{gp-gm}} in S, e.g. {{2e-6-1e-6}}."
+        )
+    return {"gp": match[1], "gm": match[2]}
+
+
+def _take(pair: tuple[Array, Array], row: int, column: int, values: dict[str, str], where: str) -> None:
     shape = pair[0].shape
     if row >= shape[0] or column >= shape[1] or not np.isnan(pair[0][row, column]):
         raise InputError(f"{where}: pair at row {row}, column {column} is outside of {shape} or there twice.")

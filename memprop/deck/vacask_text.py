@@ -25,6 +25,8 @@ _SAFE = re.compile(r"[a-z_][a-z0-9_]*|0|[1-9][0-9]*")
 OWN = "z_"
 """Beginning of the names that the translation makes."""
 _SHAPE = re.compile(r"(?:.*\s)?(pwl|pulse|sin|exp)\b\s*(.*)$", re.DOTALL)
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_DIFFERENCE = re.compile(rf"({_NUMBER})-({_NUMBER})")
 _NUMERIC = re.compile(r"[-+.\d]")
 _ARGUMENT = re.compile(r"(?:[^\s,()]|\([^()]*\))+")
 
@@ -132,6 +134,8 @@ def value_text(text: str, where: str) -> str:
         return to_text(float(text))
     except ValueError:
         pass
+    if pair := _DIFFERENCE.fullmatch(text):  # a crossbar has 100,000 of these
+        return to_text(float(pair[1]) - float(pair[2]))
     try:
         return _printed(text)
     except InputError as error:

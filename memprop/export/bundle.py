@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from memprop.circuit.cell import Cell, TextSubCircuit, load_cell, outer_blocks
-from memprop.circuit.elaborate import FORMS, Elaborated, Form, elaborate
+from memprop.circuit.elaborate import Elaborated, Form, elaborate, forms_of
 from memprop.circuit.network import Network, Population, Projection
 from memprop.circuit.stimulus import Stimulus
 from memprop.circuit.wires import Wires
@@ -86,12 +86,18 @@ def write_bundle(
 
     Raises
     ------
-    InputError: no image is given.
+    InputError: no image is given, or one in a form that the bundle does not hold.
     OutputError: the folder cannot be written.
     BundleError: the folder holds something that is no bundle.
     """
     if not images:
         raise InputError("a bundle needs at least one stored image for its testbench. Give one.")
+    for image in images:
+        if image.form not in forms_of(network):
+            raise InputError(
+                f"image {image.index} was simulated in the {image.form} form; the bundle of {network.name} holds "
+                f"{' and '.join(forms_of(network))}. Simulate it in one of these."
+            )
     check_target(folder)
     files = _netlists(network, images[0].stimulus)
     testbenches = []
@@ -145,7 +151,7 @@ def _replace(folder: Path, files: Mapping[str, str], manifest: Manifest) -> None
 def _netlists(network: Network, stimulus: Stimulus) -> dict[str, str]:
     """Return the files all testbenches share, by name."""
     files: dict[str, str] = {}
-    for form in FORMS:
+    for form in forms_of(network):
         circuit = elaborate(network, form, stimulus)
         files |= cell_models(cells_of(circuit))[0] | _sources(cells_of(circuit))
         files |= {s.file: section_text(s) for s in circuit.sections if not s.file.startswith("image_")}

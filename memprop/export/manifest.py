@@ -138,7 +138,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is damaged: {what}. Export the bundle again.") from error
     if manifest is None:
         raise BundleError(f"{path} has format '{found}', this memprop reads '{FORMAT}'. Use the version that wrote it.")
-    missing = {"cells.inc", "conductances.inc", "populations.inc", "wave.inc", "reduced.inc"} - set(manifest.files)
+    missing = {"cells.inc", "conductances.inc", "populations.inc", "wave.inc"} - set(manifest.files)
     if missing:
         raise BundleError(f"{path} is damaged: it does not list {', '.join(sorted(missing))}. Export the bundle again.")
     for name in manifest.files:

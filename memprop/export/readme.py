@@ -8,6 +8,23 @@ from typing import Any
 from memprop.circuit.network import Network
 from memprop.export.manifest import Testbench
 
+_IDEAL = """*full*: every pair of RRAM cells is a controlled source of the value `{gp-gm}`, in tiles of at most 64 x 64 pairs: between an
+ideal row and a virtual ground that is what two resistors to the rows +V and -V do, at a tenth of the cost. *reduced*: the same
+network with each crossbar replaced by its exact transconductance and row loads; equal node voltages, far fewer elements."""
+_FORMS = {
+    "full": _IDEAL,
+    "reduced": _IDEAL,
+    "naive": "*naive*: every pair is an instance of the synapse, in tiles of at most 64 x 64 pairs; every row has its driver.",
+}
+_IDEAL_FILES = """| `loads.inc` | what each row line draws: for the energy alone; no waveform depends on it |
+| `reduced.inc` | the crossbars between populations as transconductances |
+| `image_*.inc` | one stored image: amplitudes of the rows (full), or the column currents it causes (reduced) |"""
+_OWN = {
+    "full": _IDEAL_FILES,
+    "reduced": _IDEAL_FILES,
+    "naive": "| `image_*.inc` | one stored image: gains of the row drivers |",
+}
+
 
 def readme_text(
     network: Network, testbenches: Sequence[Testbench], measured: Mapping[str, Any], versions: Mapping[str, str]
@@ -17,6 +34,8 @@ def readme_text(
     first = testbenches[0].file
     rows = "\n".join(f"| `{t.file}` | {t.form} | {t.image} | {t.label} | {t.answer} |" for t in testbenches)
     table = "\n".join(f"| {key.replace('_', ' ')} | {_show(value)} |" for key, value in measured.items())
+    form = testbenches[0].form
+    pairs = "`gp`, `gm`" if form == "naive" else "`{gp-gm}`"
     rest = ", ".join(f"{p.name}: {p.rest[0]:.6g} V" for p in network.populations)
     return f"""# {network.name}
 
@@ -35,19 +54,16 @@ the waveforms with `expected/`.
 |---|---|---|---|---|
 {rows}
 
-*full*: every RRAM cell is a resistor, in tiles of at most 64 x 64 pairs. *reduced*: the same network with each crossbar
-replaced by its exact transconductance and row loads; equal node voltages, far fewer elements.
-{_wires(network)}
+{_FORMS[form]}{_wires(network)}
 ## Files
 
 | file | holds |
 |---|---|
-| `conductances.inc` | tiles; each line is one synapse with its conductances `gp`, `gm` in S: the trained values, and their only place |
+| `conductances.inc` | tiles; one synapse a line, its conductances {pairs} in S: the trained values, and their only place |
 | `cells.inc` | neuron and synapse subcircuits |
 | `populations.inc` | rails, neurons, column mirrors, row drivers |
-| `reduced.inc` | the crossbars between populations as transconductances |
+{_OWN[form]}
 | `wave.inc` | input waveform, alpha pulses of 1 V each |
-| `image_*.inc` | one stored image: gains of the row drivers (full), or the column currents it causes (reduced) |
 | `models/` | device models: Verilog-A source, and the subcircuit for simulators without OSDI |
 | `expected/` | expected output membranes, time in s and V |
 | `manifest.json` | hashes, seeds, versions, parameters, limits, the measured table |

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from memprop.circuit.elaborate import FORMS
 from memprop.conductance.pair import Array
 from memprop.errors import BundleError, InputError, NoOutput, SimulationError
 from memprop.export.manifest import Manifest, Testbench, check_files, read_manifest
@@ -52,7 +53,7 @@ def replay(
     batch: Batch,
     read: ReadWaveforms,
     *,
-    forms: tuple[str, ...] = ("reduced", "full"),
+    forms: tuple[str, ...] = FORMS,
     edited: bool = False,
     timeout_s: float = 1800.0,
     on_bench: Callable[[str], None] = lambda file: None,  # noqa: ARG005
