@@ -27,7 +27,7 @@ from memprop.export.bundle import load_bundle
 from memprop.export.manifest import MANIFEST
 from memprop.files import ensure_folder, sha256, write_atomic, write_json
 from memprop.flow.commands import form_of, say_failures, simulate
-from memprop.flow.image_jobs import image_decks, image_digest, stimuli
+from memprop.flow.image_jobs import Image, image_decks
 from memprop.flow.loop import Clock, compare, summarise, twin_means, versions
 from memprop.flow.settings import SETTINGS
 from memprop.flow.simulate import SPLITS, SpiceResults, SpiceSettings, image_order
@@ -131,8 +131,8 @@ def _twin_means(
     found: dict[int, Array] = {}
     keys: dict[int, bytes] = {}
     with closing(ResultCache(folder)) as cache:
-        for index, stimulus in zip(indices, stimuli(subject.encoder, subject.data, indices, split), strict=True):
-            keys[index] = bytes.fromhex(sha256(f"{prefix} {image_digest(stimulus)}"))[:16]
+        for index in indices:
+            keys[index] = bytes.fromhex(sha256(f"{prefix} {Image(subject.data, split, index).digest}"))[:16]
             kept = cache.get(keys[index])
             if kept is not None:
                 found[index] = kept.arrays["means"]

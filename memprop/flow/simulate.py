@@ -16,7 +16,7 @@ from memprop.conductance.pair import Array
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images
 from memprop.errors import InputError, SimulationError
-from memprop.flow.image_jobs import image_decks, stimuli
+from memprop.flow.image_jobs import Image, image_decks
 from memprop.flow.reduction import GROUPS
 from memprop.spice.engine import Engine
 from memprop.spice.farm import Farm, Job, Outcome
@@ -117,7 +117,12 @@ class SpiceResults:
 
 @dataclass(frozen=True, slots=True)
 class SpiceSettings:
-    """How to simulate."""
+    """How to simulate.
+
+    Raises
+    ------
+    InputError: ``waveforms`` is negative.
+    """
 
     form: Form = "reduced"
     max_step: float = MAX_STEP
@@ -135,6 +140,10 @@ class SpiceSettings:
     """None for processes of this machine, ``local`` for a dask cluster on it, else the address of a dask scheduler."""
     retries: int = 1
     """Further tries of an image whose simulator was killed or timed out."""
+
+    def __post_init__(self) -> None:
+        if self.waveforms < 0:
+            raise InputError(f"waveforms = {self.waveforms}: at least 0 images keep theirs.")
 
 
 def image_order(data: Images, split: str = "test") -> NDArray[np.int64]:
@@ -197,8 +206,8 @@ def _jobs(
     network: Network, encoder: AlphaEncoder, data: Images, indices: Sequence[int], settings: SpiceSettings, split: str
 ) -> Iterator[Job]:
     decks = image_decks(network, encoder, settings.form, settings.max_step, settings.dt)
-    for number, stimulus in enumerate(stimuli(encoder, data, indices, split)):
-        yield decks.job(stimulus, number < settings.waveforms)
+    for number, index in enumerate(indices):
+        yield decks.job(Image(data, split, index), number < settings.waveforms)
 
 
 def _take(results: SpiceResults, index: int, outcome: Outcome, waveforms: bool) -> None:
