@@ -15,7 +15,6 @@ import xarray as xr
 
 from memprop.deck.deck import Deck, Transient
 from memprop.errors import ConvergenceError, EngineError, SimulationError, SimulationTimeout
-from memprop.spice.ngspice import NgspiceEngine
 
 
 def rc(volts: float, tau: float = 1e-3, stop: float = 5e-3) -> Deck:
@@ -132,6 +131,8 @@ class Moody:
             file.write(f"{deck.digest}\n")
         if deck.digest in self.bad:
             raise ConvergenceError(deck.title, "timestep too small.")
+        from memprop.spice.ngspice import NgspiceEngine
+
         return NgspiceEngine().run(deck, timeout_s)
 
     def abort(self) -> None: ...

@@ -17,18 +17,20 @@ from contextlib import closing, suppress
 from dataclasses import fields, is_dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
 from memprop.errors import EngineError, InputError, MempropError, ReductionError, SimulationError
-from memprop.spice.engine import Engine
-from memprop.spice.recording import Recording
+
+if TYPE_CHECKING:  # a worker starts faster without; unpickling its engine imports that engine alone
+    from memprop.spice.engine import Engine
+    from memprop.spice.recording import Recording
 
 MARK = "MEMPROP_FARM_WORKER"
 """Environment variable that a worker and its simulators share."""
-Reduce = Callable[[Recording], dict[str, NDArray[Any]]]
+Reduce = Callable[["Recording"], dict[str, NDArray[Any]]]
 """Makes a few small arrays of a recording; a function of a module, or an object that can be pickled."""
 
 
