@@ -447,7 +447,7 @@ def test_who_stops_listening_stops_the_rest(tmp_path: Path) -> None:
         results = farm.run(titled(*(f"deck{k}" for k in range(200))), last)
         first = next(results).index
         members = pids(farm)
-        results.close()  # pyright: ignore[reportAttributeAccessIssue] - it is a generator
+        results.close()
         assert not any(alive(pid) for pid in members)
         assert len(ran(tmp_path)) < 20
         found = run(farm, titled(f"deck{first}", "late-once"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,15 +175,19 @@ def simulate_images(
     chosen = list(dict.fromkeys(int(i) for i in indices))
     _check(network, data, chosen, split)
     results, first = SpiceResults(), set(chosen[: settings.waveforms])
-    with Farm(
-        engine,
-        settings.workers,
-        settings.cluster,
-        settings.cache,
-        retries=settings.retries,
-        timeout_s=settings.timeout_s,
-    ) as farm:
-        for outcome in farm.run(_jobs(network, encoder, data, chosen, settings, split)):
+    jobs = _jobs(network, encoder, data, chosen, settings, split)
+    with (
+        Farm(
+            engine,
+            settings.workers,
+            settings.cluster,
+            settings.cache,
+            retries=settings.retries,
+            timeout_s=settings.timeout_s,
+        ) as farm,
+        closing(farm.run(jobs)) as outcomes,
+    ):
+        for outcome in outcomes:
             index = chosen[outcome.index]
             _take(results, index, outcome, index in first)
             on_done(index, outcome)

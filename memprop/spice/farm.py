@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -154,10 +154,11 @@ class Farm:
         if self.cache is not None:
             self.cache.close()
 
-    def run(self, decks: Iterable[Deck | Job], reduce: Reduce | None = None) -> Iterator[Outcome]:
+    def run(self, decks: Iterable[Deck | Job], reduce: Reduce | None = None) -> Generator[Outcome, None, None]:
         """Yield an outcome for each deck, in any order: first those that are kept, as far as the decks were looked at.
 
-        ``reduce`` makes of each recording the arrays that are kept; jobs bring their own.
+        ``reduce`` makes of each recording the arrays that are kept; jobs bring their own. Close the generator where you may leave
+        it early (`contextlib.closing`): it then ends what runs, and keeps what was finished.
 
         Raises
         ------
