@@ -141,7 +141,7 @@ def _stored(
     order: Sequence[int], results: Mapping[Form, SpiceResults | None], most: int = STORED
 ) -> list[tuple[Form, ImageResult]]:
     """Return what gets a testbench: of each form the first ``most`` images of the order."""
-    found = {form: part.done for form, part in results.items() if part}
+    found: dict[Form, dict[int, ImageResult]] = {form: part.done for form, part in results.items() if part}
     return [(form, done[i]) for form, done in found.items() for i in [i for i in order if i in done][:most]]
 
 
