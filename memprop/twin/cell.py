@@ -29,8 +29,8 @@ from memprop.twin.splitting import Prepared, Splitting, UnsplittableError, expre
 DT = 0.25e-6
 """Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
 KERNELS = ("auto", "fused", "eager")
-WORTH = 200_000
-"""Neurons x steps of a run from which on its kernel is fused: below, eager code takes less time than building one."""
+WORTH = 20_000
+"""Neurons x steps of a run from which on its kernel is fused: fewer are soon done in torch, and building a kernel takes seconds."""
 MEMBRANE = "mem"
 FIXED = RAILS
 _PREFIX = "parameter_"
