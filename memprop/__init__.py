@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memprop.flow.simulate import SpiceSettings, image_order, simulate_images
     from memprop.learn.bptt import BPTTConfig, accuracy, evaluate, fit
     from memprop.spice.engine import make_engine
+    from memprop.spice.farm import Farm, Job, Outcome
     from memprop.spice.pool import run_many
     from memprop.twin.cell import MIF, CellTwin
     from memprop.twin.crossbar import Crossbar
@@ -45,6 +46,7 @@ _PUBLIC = {
     "flow.simulate": ("SpiceSettings", "simulate_images", "image_order"),
     "learn.bptt": ("BPTTConfig", "accuracy", "evaluate", "fit"),
     "spice.engine": ("make_engine",),
+    "spice.farm": ("Farm", "Job", "Outcome"),
     "spice.pool": ("run_many",),
     "twin.cell": ("CellTwin", "MIF"),
     "twin.crossbar": ("Crossbar",),
@@ -65,8 +67,11 @@ __all__ = [
     "DeviceModel",
     "DeviceTrace",
     "DeviceTwin",
+    "Farm",
     "Images",
+    "Job",
     "Network",
+    "Outcome",
     "Population",
     "Projection",
     "SpiceSettings",

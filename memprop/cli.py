@@ -79,20 +79,29 @@ def train(
 
 @app.command()
 def simulate(
-    bundle: Bundle,
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, e.g. netlists/digits_mif, or of a run.")],
     images: Images = 100,
     form: Annotated[str, typer.Option(help="reduced, full or naive.")] = "reduced",
     engine: EngineName = "ngspice",
     workers: Workers = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler, or 'local' for a dask cluster on this machine.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    waveforms: Annotated[int, typer.Option(help="Images whose membranes are compared with the twin's.", min=0)] = 20,
     timeout_s: Timeout = 1800.0,
     out: Annotated[Path | None, typer.Option(help="Folder of results and cache; default runs/<name>/spice.")] = None,
 ) -> None:
-    """Simulate test images of a bundle in SPICE and compare with the twin. Finished images are kept; more can be added."""
-    from memprop.flow.commands import simulate_bundle  # noqa: PLC0415
+    """Simulate images of a bundle or run in SPICE and compare with the twin. Finished images are kept; more can be added.
+
+    Writes one line per image (simulate_<engine>_<form>.csv) and a summary (.json). Interrupt it, the same command goes on.
+    """
+    from memprop.flow.evaluate import simulate_bundle  # noqa: PLC0415
 
     results = simulate_bundle(
-        bundle, console, images=images, form=form, engine_name=engine, workers=workers, timeout_s=timeout_s, out=out
-    )
+        bundle, console, images=images, form=form, engine_name=engine, workers=workers, timeout_s=timeout_s, out=out,
+        cluster=cluster, split=split, waveforms=waveforms,
+    )  # fmt: skip
     if results.failed:
         raise typer.Exit(1)
 

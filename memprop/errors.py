@@ -114,6 +114,12 @@ class MissingNode(SimulationError):  # noqa: N818 - names what is missing
     remedy = "Check the spelling against the node names of the deck."
 
 
+class ReductionError(SimulationError):
+    """The simulation was good; the function that reduces its recording failed."""
+
+    remedy = "Look at that function: it gets a Recording and returns a dictionary of arrays."
+
+
 class NotFinite(SimulationError):  # noqa: N818 - names what was found
     """The output holds NaN or infinite values."""
 

@@ -56,13 +56,15 @@ RESERVED = ("wired_pair", "column_mirror", "row_driver", "input_driver", "tile_"
 class Load:
     """Power that the row drivers of a population deliver to a crossbar that the netlist does not load them with."""
 
-    population: Population
+    population: str
+    rest: tuple[float, ...]
+    """Resting membranes of the rows in V."""
     matrix: Array
     """In S, ``[row, row]``."""
 
     def power(self, membranes: Array) -> Array:
         """Return the power in W, ``[points]``, at membranes in V, ``[points, row]``."""
-        above = membranes - np.asarray(self.population.rest)
+        above = membranes - np.asarray(self.rest)
         return np.einsum("ti,ij,tj->t", above, self.matrix, above, optimize=True)
 
 
@@ -117,6 +119,11 @@ def forms_of(network: Network) -> tuple[Form, ...]:
     if network.wires is not None:
         return ("naive", "reduced")
     return ("full", "reduced") if ideal(network) else ("naive",)
+
+
+def cells_form(network: Network) -> Form:
+    """Return the form in which a bundle holds every cell of ``network``."""
+    return forms_of(network)[0]
 
 
 def _cells(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG001 - one signature for all passes
@@ -281,4 +288,4 @@ def _loads(network: Network, form: Form) -> Iterator[Load]:
         for projection in network.projections:
             if projection.pre != INPUT:
                 reduced = reduce_crossbar(projection.g_plus, projection.g_minus, network.wires)
-                yield Load(network.population(projection.pre), reduced.load)
+                yield Load(projection.pre, network.population(projection.pre).rest, reduced.load)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memprop.circuit.elaborate import FORMS, Form
+from memprop.circuit.elaborate import FORMS, Form, cells_form
 from memprop.circuit.network import Network
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images, load
@@ -40,12 +40,13 @@ from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, imag
 from memprop.flow.train import load_trained, train
 from memprop.learn.bptt import History, Progress
 from memprop.report import figures
-from memprop.report.progress import progress
+from memprop.report.progress import Tally, progress
 from memprop.report.table import summary_table
 from memprop.spice.engine import ENGINES, Engine, make_engine
+from memprop.spice.farm import Outcome
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.raw import read_raw
-from memprop.twin.network import Twin, from_network
+from memprop.twin.network import Twin
 
 STORED = 2
 """Images that get a testbench in a bundle."""
@@ -71,7 +72,7 @@ def train_loop(
         reduced, full = _both_forms(network, settings, data, (images, full_images), engine, spice, console, clock)
         comparison = compare(twin, data, reduced.done)
         measured = summarise(comparison, correct, full, reduced, len(data.test.labels))
-        runs = _stored([int(i) for i in image_order(data)], reduced, full)
+        runs = _stored([int(i) for i in image_order(data)], {"reduced": reduced, cells_form(network): full})
         origin = provenance(twin, data, engine, measured, settings.learning.seed, spice.max_step)
         export_bundle(out, network, settings.encoder, data, runs, origin)
         _draw(out / "figures", twin, network, data, history, runs[0][1])
@@ -84,7 +85,7 @@ def train_loop(
         write_json(folder / "summary.json", summary)
     title = f"{settings.name}: {'-'.join(map(str, twin.sizes))} on {settings.dataset}"
     console.print(summary_table(title, measured, clock.seconds))
-    _say_failures(reduced, full, console)
+    say_failures(reduced, full, console)
     console.print(
         f"bundle: {out}   figures: {out / 'figures'}   replay: memprop replay {out}", soft_wrap=True, markup=False
     )
@@ -101,7 +102,9 @@ def _both_forms(
     clock.lap("SPICE, reduced netlist")
     if not counts[1]:
         return reduced, None
-    full = simulate(network, settings.encoder, data, order[: counts[1]], engine, with_form(spice, "full"), console)
+    full = simulate(
+        network, settings.encoder, data, order[: counts[1]], engine, with_form(spice, cells_form(network)), console
+    )
     clock.lap("SPICE, every cell")
     return reduced, full
 
@@ -118,18 +121,16 @@ def _train(settings: RunSettings, data: Images, run: Path, console: Console) -> 
 
 def simulate(
     network: Network, encoder: AlphaEncoder, data: Images, indices: Sequence[int], engine: Engine,
-    settings: SpiceSettings, console: Console,
+    settings: SpiceSettings, console: Console, split: str = "test",
 ) -> SpiceResults:  # fmt: skip
     """Simulate with a progress bar."""
-    failed = 0
+    tally = Tally()
     with progress(f"SPICE, {settings.form} netlist", len(indices), console) as advance:
 
-        def on_done(index: int, wrong: bool) -> None:  # noqa: ARG001
-            nonlocal failed
-            failed += wrong
-            advance(f"{failed} failed" if failed else "")
+        def on_done(index: int, outcome: Outcome) -> None:  # noqa: ARG001
+            advance(tally.count(cached=outcome.cached, failed=outcome.error is not None))
 
-        results = simulate_images(network, encoder, data, indices, engine, settings, on_done)
+        results = simulate_images(network, encoder, data, indices, engine, settings, on_done, split)
     error = first_failure(results)
     if error is not None and not results.done:
         raise error
@@ -137,11 +138,11 @@ def simulate(
 
 
 def _stored(
-    order: Sequence[int], reduced: SpiceResults, full: SpiceResults | None, most: int = STORED
+    order: Sequence[int], results: Mapping[Form, SpiceResults | None], most: int = STORED
 ) -> list[tuple[Form, ImageResult]]:
     """Return what gets a testbench: of each form the first ``most`` images of the order."""
-    found = {form: results.done for form, results in zip(("reduced", "full"), (reduced, full), strict=True) if results}
-    return [(_form(form), done[i]) for form, done in found.items() for i in [i for i in order if i in done][:most]]
+    found: dict[Form, dict[int, ImageResult]] = {form: part.done for form, part in results.items() if part}
+    return [(form, done[i]) for form, done in found.items() for i in [i for i in order if i in done][:most]]
 
 
 def _draw(folder: Path, twin: Twin, network: Network, data: Images, history: History, result: ImageResult) -> None:
@@ -160,7 +161,8 @@ def _draw(folder: Path, twin: Twin, network: Network, data: Images, history: His
     figures.conductance_maps(folder / "conductances.png", network, data.train.images.shape[1:])
 
 
-def _say_failures(reduced: SpiceResults, full: SpiceResults | None, console: Console) -> None:
+def say_failures(reduced: SpiceResults, full: SpiceResults | None, console: Console) -> None:
+    """Print how many images failed, and why the first did."""
     for results in (reduced, full):
         error = first_failure(results) if results else None
         if results and error:
@@ -170,37 +172,8 @@ def _say_failures(reduced: SpiceResults, full: SpiceResults | None, console: Con
             )  # fmt: skip
 
 
-def simulate_bundle(
-    bundle: Path, console: Console, *,
-    images: int, form: str, engine_name: str, workers: int | None, timeout_s: float, out: Path | None,
-) -> SpiceResults:  # fmt: skip
-    """Simulate test images of a bundle and compare with the twin made from it."""
-    chosen = _form(form)
-    network, encoder, manifest = load_bundle(bundle)
-    twin = from_network(network, encoder, manifest.dt)
-    data = load(manifest.dataset)
-    folder = ensure_folder(out or Path("runs") / manifest.name / "spice")
-    settings = SpiceSettings(chosen, manifest.max_step, manifest.dt, workers, timeout_s, folder)
-    clock = Clock()
-    order = [int(i) for i in image_order(data)][:images]
-    with closing(make_engine(engine_name)) as engine:
-        results = simulate(network, encoder, data, order, engine, settings, console)
-        found = versions(engine)
-    clock.lap(f"SPICE, {chosen} netlist")
-    measured = summarise(compare(twin, data, results.done), None, None, results, len(data.test.labels))
-    per_image = {
-        str(i): {"label": int(data.test.labels[i]), "answer": r.answer, "means_v": r.means.tolist()}
-        for i, r in sorted(results.done.items())
-    }
-    path = folder / f"simulate_{chosen}.json"
-    write_json(path, {**measured, "versions": found, "images": per_image})
-    console.print(summary_table(f"{manifest.name} in {found['engine']}, {chosen} netlist", measured, clock.seconds))
-    console.print(f"per image: {path}", soft_wrap=True, markup=False)
-    _say_failures(results, None, console)
-    return results
-
-
-def _form(form: str) -> Form:
+def form_of(form: str) -> Form:
+    """Return the netlist form called ``form``."""
     for known in FORMS:
         if form == known:
             return known
@@ -224,7 +197,7 @@ def export_run(
             if error is not None:
                 raise error
         measured = summarise(compare(twin, data, reduced.done), None, every, reduced, len(data.test.labels))
-        runs = _stored(list(reduced.done), reduced, every, images)
+        runs = _stored(list(reduced.done), {"reduced": reduced, cells_form(network): every}, images)
         origin = provenance(twin, data, engine, measured, settings.learning.seed, spice.max_step)
         export_bundle(folder, network, settings.encoder, data, runs, origin)
     console.print(f"bundle: {folder}   replay: memprop replay {folder}", soft_wrap=True, markup=False)
@@ -233,7 +206,7 @@ def export_run(
 
 def replay_bundle(bundle: Path, console: Console, *, form: str, edited: bool, timeout_s: float) -> bool:
     """Replay a bundle, print one line per check, and return whether all passed."""
-    forms = FORMS if form == "both" else (_form(form),)
+    forms = FORMS if form == "both" else (form_of(form),)
     engine = NgspiceEngine()
     console.print(f"replaying {bundle} in {engine.name} ...")
     verdicts = replay(
@@ -286,7 +259,14 @@ def engines_table(bundle: Path, console: Console, *, images: int, form: str, eng
     table = Table("engine", "version", "rms mV", "peak mV", "output peak mV", "same answer", "time ratio", title=title)
     with progress("engines", images * len(names), console) as advance:
         found = compare_engines(
-            network, encoder, data, names, images=images, form=_form(form), max_step=manifest.max_step, on_done=advance
+            network,
+            encoder,
+            data,
+            names,
+            images=images,
+            form=form_of(form),
+            max_step=manifest.max_step,
+            on_done=advance,
         )
     for r in found:
         if r.problem:

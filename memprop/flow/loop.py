@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +16,14 @@ import torch
 
 from memprop.circuit.elaborate import Form
 from memprop.circuit.network import Network
+from memprop.conductance.pair import Array
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images
 from memprop.errors import BundleError, InputError, SimulationError
 from memprop.export.bundle import Provenance, StoredImage, load_bundle, write_bundle
 from memprop.export.manifest import Manifest
-from memprop.flow.simulate import MAX_STEP, ImageResult, SpiceResults, SpiceSettings, rail_sources
+from memprop.flow.reduction import rail_sources
+from memprop.flow.simulate import MAX_STEP, ImageResult, SpiceResults, SpiceSettings
 from memprop.learn.bptt import accuracy, evaluate
 from memprop.spice.engine import Engine
 from memprop.twin.network import Twin
@@ -37,10 +40,12 @@ class Comparison:
     """Share of the same images that the twin classifies right."""
     agreement: float
     """Share of images that both put in the same class."""
+    waveform_images: int
+    """Images whose waveforms were kept."""
     rms: float
-    """Deviation of all membranes, in V rms."""
+    """Deviation of all membranes of these, in V rms; NaN without any."""
     peak: float
-    """Largest deviation of any membrane at any step, in V."""
+    """Largest deviation of any of these membranes at any step, in V."""
     lowest: float
     """Lowest membrane SPICE saw, in V."""
     highest: float
@@ -55,9 +60,13 @@ class Comparison:
     """Mean energy per image from rails and mirrors, in J."""
 
 
-@torch.no_grad()
-def compare(twin: Twin, data: Images, results: dict[int, ImageResult], batch: int = 50) -> Comparison:
-    """Return twin against SPICE.
+def compare(
+    twin: Twin, data: Images, results: Mapping[int, ImageResult], batch: int = 50, *,
+    split: str = "test", means: Mapping[int, Array] | None = None,
+) -> Comparison:  # fmt: skip
+    """Return twin against SPICE; waveforms are compared where they were kept.
+
+    ``means`` are the mean outputs of the twin in V by image, where they are known already.
 
     Raises
     ------
@@ -66,38 +75,56 @@ def compare(twin: Twin, data: Images, results: dict[int, ImageResult], batch: in
     if not results:
         raise InputError("no image was simulated in SPICE, so there is nothing to compare. Look at the failures.")
     indices = sorted(results)
-    squares, count, peak, answers, mean_squares = 0.0, 0, 0.0, [], 0.0
-    for start in range(0, len(indices), batch):
-        part = indices[start : start + batch]
-        pixels = torch.from_numpy(data.pixels("test", np.array(part)))
-        traces = torch.cat(list(twin.traces(pixels).values()), dim=2).double().numpy()
-        error = traces - np.stack([results[i].membranes for i in part], axis=1)
-        squares, count, peak = (
-            squares + float((error**2).sum()),
-            count + error.size,
-            max(peak, float(np.abs(error).max())),
-        )
-        means = twin(pixels).double().numpy()
-        mean_squares += float(((means - np.stack([results[i].means for i in part])) ** 2).mean(1).sum())
-        answers += means.argmax(1).tolist()
-    labels = data.test.labels[indices]
-    spice = np.array([results[i].answer for i in indices])
+    means = twin_means(twin, data, indices, split, batch) if means is None else means
+    ours, theirs = np.stack([means[i] for i in indices]), np.stack([results[i].means for i in indices])
+    labels = getattr(data, split).labels[indices]
+    kept = [i for i in indices if results[i].waveforms is not None]
     return Comparison(
-        len(indices), float((spice == labels).mean()), float((np.array(answers) == labels).mean()),
-        float((spice == np.array(answers)).mean()), (squares / count) ** 0.5, peak, *_range(twin, results),
-        (mean_squares / len(indices)) ** 0.5,
+        len(indices), float((theirs.argmax(1) == labels).mean()), float((ours.argmax(1) == labels).mean()),
+        float((theirs.argmax(1) == ours.argmax(1)).mean()), len(kept), *_deviation(twin, data, results, kept, split, batch),
+        *_range(twin, results), float(((ours - theirs) ** 2).mean()) ** 0.5,
         float(np.mean([results[i].energy_crossbars for i in indices])), float(np.mean([results[i].energy_neurons for i in indices])),
     )  # fmt: skip
 
 
-def _range(twin: Twin, results: dict[int, ImageResult]) -> tuple[float, float, int]:
+@torch.no_grad()
+def twin_means(
+    twin: Twin, data: Images, indices: Sequence[int], split: str = "test", batch: int = 50
+) -> dict[int, Array]:
+    """Return the mean outputs of the twin above rest in V, ``[classes]``, by image."""
+    found: dict[int, Array] = {}
+    for start in range(0, len(indices), batch):
+        part = indices[start : start + batch]
+        rows = twin(torch.from_numpy(data.pixels(split, np.array(part)))).double().numpy()
+        found |= dict(zip(part, rows, strict=True))
+    return found
+
+
+@torch.no_grad()
+def _deviation(
+    twin: Twin, data: Images, results: Mapping[int, ImageResult], kept: Sequence[int], split: str, batch: int
+) -> tuple[float, float]:
+    """Return rms and peak of all membranes' deviations in V; NaN without a waveform."""
+    squares, count, peak = 0.0, 0, 0.0
+    for start in range(0, len(kept), batch):
+        part = kept[start : start + batch]
+        pixels = torch.from_numpy(data.pixels(split, np.array(part)))
+        traces = torch.cat(list(twin.traces(pixels).values()), dim=2).double().numpy()
+        error = traces - np.stack([results[i].membranes for i in part], axis=1)
+        squares, count = squares + float((error**2).sum()), count + error.size
+        peak = max(peak, float(np.abs(error).max()))
+    return ((squares / count) ** 0.5, peak) if count else (math.nan, math.nan)
+
+
+def _range(twin: Twin, results: Mapping[int, ImageResult]) -> tuple[float, float, int]:
     """Return the lowest and the highest membrane in V, and the number of images outside of the cards' limits."""
-    limits = [layer.cell.card.limits.get("mem") for layer in twin.populations for _ in range(layer.size)]
+    limits = [layer.cell.card.limits.get("mem") for layer in twin.populations]
     low = np.array([-np.inf if limit is None else limit.at_least for limit in limits])
     high = np.array([np.inf if limit is None else limit.at_most for limit in limits])
-    membranes = [result.membranes for result in results.values()]
-    outside = sum(bool(((m < low) | (m > high)).any()) for m in membranes)
-    return float(min(m.min() for m in membranes)), float(max(m.max() for m in membranes)), outside
+    lowest = np.stack([result.lowest for result in results.values()])
+    highest = np.stack([result.highest for result in results.values()])
+    outside = int(((lowest < low) | (highest > high)).any(axis=1).sum())
+    return float(lowest.min()), float(highest.max()), outside
 
 
 def form_deviation(full: dict[int, ImageResult], reduced: dict[int, ImageResult]) -> float | None:
@@ -189,8 +216,9 @@ def summarise(
         "spice_cached": reduced.cached,
         "twin_accuracy_same_images": comparison.twin_correct,
         "agreement": comparison.agreement,
-        "waveform_rms_v": comparison.rms,
-        "waveform_peak_v": comparison.peak,
+        "waveform_images": comparison.waveform_images,
+        "waveform_rms_v": comparison.rms if comparison.waveform_images else None,
+        "waveform_peak_v": comparison.peak if comparison.waveform_images else None,
         "mean_output_rms_v": comparison.mean_rms,
         "membrane_min_v": comparison.lowest,
         "membrane_max_v": comparison.highest,

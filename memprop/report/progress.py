@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
@@ -37,3 +39,29 @@ def progress(title: str, total: int, console: Console) -> Iterator[Advance]:
                 bar.update(task, completed=done, note=note)
 
         yield advance
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts results of a farm and says so in a few words: found, failed, rate."""
+
+    clock: Callable[[], float] = time.monotonic
+    cached: int = 0
+    failed: int = 0
+    made: int = 0
+    _start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start = self.clock()
+
+    def count(self, *, cached: bool, failed: bool) -> str:
+        """Count one more result; return the words."""
+        self.cached, self.failed = self.cached + cached, self.failed + failed
+        self.made += not cached
+        if self.made == 0:
+            self._start = self.clock()  # the rate is that of simulations, not of look-ups
+        passed = self.clock() - self._start
+        words = [f"{self.cached} cached"] if self.cached else []
+        words += [f"{self.failed} failed"] if self.failed else []
+        words += [f"{self.made / passed:.1f}/s"] if self.made and passed > 0 else []
+        return ", ".join(words)

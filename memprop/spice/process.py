@@ -28,6 +28,10 @@ class Running(set[subprocess.Popen[bytes]]):
         super().__init__()
         self.aborts = 0
 
+    def __reduce__(self) -> tuple[type[Running], tuple[()]]:
+        """Pickle without processes: the copy of an engine in another process runs nothing yet."""
+        return Running, ()
+
     def abort(self) -> None:
         """Kill all."""
         self.aborts += 1

@@ -1,0 +1,78 @@
+"""Images -> jobs of a farm: the network becomes a netlist once, and each image changes one file of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from memprop.circuit.elaborate import Elaborated, Form, elaborate
+from memprop.circuit.network import Network
+from memprop.circuit.stimulus import Stimulus
+from memprop.data.encode import AlphaEncoder
+from memprop.data.sets import Images
+from memprop.deck.deck import Deck
+from memprop.deck.ngspice import deck_under, make_deck
+from memprop.files import sha256
+from memprop.flow.reduction import VERSION, WAVEFORMS, ImageReduction, image_reduction
+from memprop.spice.farm import Job
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDecks:
+    """Decks of a network that differ in the image only."""
+
+    circuit: Elaborated
+    """The network under a dark image."""
+    encoder: AlphaEncoder
+    base: Deck
+    """Its deck."""
+    reduction: ImageReduction
+    key: str
+    """Hash of all that decides a result but the image."""
+
+    def deck(self, stimulus: Stimulus) -> Deck:
+        """Return the deck of one image, equal to that which a full elaboration gives."""
+        return deck_under(self.base, self.circuit, stimulus)
+
+    def job(self, image: Image, waveforms: bool) -> Job:
+        """Return the job of one image; its key takes neither netlist nor stimulus, which are made if it must be simulated."""
+        reduce = replace(self.reduction, waveforms=waveforms)
+        needs = WAVEFORMS if waveforms else ("means",)
+        return Job(f"{self.key} {image.digest}", lambda: self.deck(image.stimulus(self.encoder)), reduce, needs)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a data set."""
+
+    data: Images
+    split: str
+    index: int
+
+    @property
+    def digest(self) -> str:
+        """Hash of the pixels and of what full scale means."""
+        pixels = getattr(self.data, self.split).images[self.index]
+        return sha256(f"{self.data.full_scale} {pixels.dtype} {pixels.shape} ".encode() + pixels.tobytes())
+
+    def stimulus(self, encoder: AlphaEncoder) -> Stimulus:
+        """Return what the image asks of a circuit."""
+        return encoder.stimulus(torch.from_numpy(self.data.pixels(self.split, slice(self.index, self.index + 1)))[0])
+
+
+def image_decks(network: Network, encoder: AlphaEncoder, form: Form, max_step: float, dt: float) -> ImageDecks:
+    """Return the decks of ``network`` under images of ``encoder``; ``max_step`` and ``dt`` in s."""
+    circuit = elaborate(network, form, encoder.stimulus(torch.zeros(network.inputs)))
+    base = make_deck(circuit, max_step, encoder.duration)
+    image = circuit.sections[-1].file
+    rest = replace(base, files={name: text for name, text in base.files.items() if name != image})
+    key = f"images {VERSION} {rest.digest} {conductance_digest(network)} {network.wires!r} {encoder!r} {dt!r}"
+    return ImageDecks(circuit, encoder, base, image_reduction(circuit, dt, encoder.steps(dt)), key)
+
+
+def conductance_digest(network: Network) -> str:
+    """Return the hash of all conductances. In the reduced form those of the input stand in the file of the image alone."""
+    content = [p.name.encode() + np.stack([p.g_plus, p.g_minus]).astype("<f8").tobytes() for p in network.projections]
+    return sha256(b"".join(content))
