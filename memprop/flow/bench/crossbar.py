@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 import tracemalloc
 import warnings
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
@@ -62,7 +65,7 @@ def _row(rows: int, columns: int, plan: CrossbarPlan) -> Row:
             name: shown(float(np.abs(weights[name] - weights["memprop"]).max() / np.abs(weights[name]).max()))
             for name in others
         },
-        "memory_bytes": {name: solver.memory() for name, solver in solvers.items()},
+        "memory_bytes": {name: solver.memory() for name, solver in solvers.items() if name != PACKAGE},
     }  # fmt: skip
 
 
@@ -129,6 +132,7 @@ class _Package(_Solver):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its plotting, which is not used
             package: Any = importlib.import_module(PACKAGE)
+        logging.getLogger(PACKAGE).setLevel(logging.ERROR)  # it tells every step
         rows, columns = self.g[0].shape
         lines = np.stack([np.eye(rows), -np.eye(rows)], axis=1).reshape(2 * rows, rows)
         resistances = 1.0 / np.stack(self.g, axis=1).reshape(2 * rows, columns)
@@ -139,13 +143,13 @@ class _Package(_Solver):
         return np.asarray(found.currents.output)
 
 
-def nodal(g: Array) -> tuple[sparse.csc_matrix, Array, Array]:
+def nodal(g: Array) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
     """Return the nodal matrix of a crossbar of lines in S, and the nodes beside drivers and beside virtual grounds.
 
     ``g`` is ``[line, column]`` in S. Nodes on row lines come first, then those on column lines.
     """
     count, n = g.shape
-    node = np.arange(2 * g.size).reshape(2, count, n)
+    node: NDArray[np.int64] = np.arange(2 * g.size).reshape(2, count, n)
     upper, lower = node
     ends = [
         (upper, lower, g),

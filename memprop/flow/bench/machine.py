@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -14,8 +15,10 @@ import torch
 
 from memprop.errors import EngineError
 from memprop.flow.bench.measure import Run
-from memprop.spice.engine import ENGINES, make_engine
+from memprop.spice.engine import Engine, make_engine
 from memprop.spice.find import find_ngspice
+from memprop.spice.ngspice import NgspiceEngine
+from memprop.spice.osdi import osdi_problem
 from memprop.twin.fused.compiler import build, compiler_version
 
 PACKAGES = ("memprop", "torch", "numpy", "scipy")
@@ -28,32 +31,38 @@ PER_TRIAD = 3 * 4
 """Bytes that one number of ``a = b + s c`` moves, as STREAM counts them: two read, one written."""
 
 
-def describe() -> dict[str, Any]:
-    """Return machine and versions, as far as they can change a time."""
+def describe(osdi: Path | None = None) -> dict[str, Any]:
+    """Return machine and versions, as far as they can change a time; ``osdi`` as in `engines`."""
     packages = {name: _version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(), **packages, "compiler": _found(compiler_version),
-        "ngspice": _found(lambda: str(find_ngspice().version)),
-        "engines": {name: name_of for name in ENGINE_NAMES if (name_of := _engine(name))},
+        "engines": {name: engine.name for name, engine in engines(osdi).items()},
         "cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
-def available() -> list[str]:
-    """Return the engines of this machine, of those that are compared."""
-    return [name for name in ENGINE_NAMES if _engine(name)]
+def engines(osdi: Path | None = None) -> dict[str, Engine]:
+    """Return the engines of this machine, of those that are compared; ``osdi`` is an ngspice with OSDI beside the usual one.
+
+    Raises
+    ------
+    EngineError: ``osdi`` is none.
+    """
+    found: dict[str, Engine] = {}
+    for name in ENGINE_NAMES:
+        if name == "ngspice-osdi" and osdi is not None:
+            found[name] = _with_osdi(osdi)
+            continue
+        with contextlib.suppress(EngineError):
+            found[name] = make_engine(name)
+    return found
 
 
-def _engine(name: str) -> str | None:
-    """Return name and version of an engine, None where it is not there."""
-    if name not in ENGINES:
-        return None
-    try:
-        engine = make_engine(name)
-    except EngineError:
-        return None
-    engine.close()
-    return engine.name
+def _with_osdi(path: Path) -> NgspiceEngine:
+    program = find_ngspice(path)
+    if problem := osdi_problem(program.path):
+        raise EngineError(f"{path}: {problem} (version {program.version}). Give an ngspice that was built with OSDI.")
+    return NgspiceEngine(program, osdi=True)
 
 
 def _found(find: Callable[[], str]) -> str | None:

@@ -81,10 +81,13 @@ def as_case(samples: Sequence[Spent], per: int = 1) -> dict[str, list[float]]:
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float] | None:
     """Return the ratio of two cases: median, lowest and highest over the rounds of one run.
 
-    None where the clock of CPU time, which ticks, saw nothing of the lower one.
+    A case that takes too long to be repeated has one value, which counts in all rounds. None where the clock of CPU time, which
+    ticks, saw nothing of the lower one.
     """
     if min(below) <= 0.0:
         return None
+    rounds = max(len(above), len(below))
+    above, below = (list(x) * rounds if len(x) == 1 else x for x in (above, below))
     each = [a / b for a, b in zip(above, below, strict=True)]
     return {"median": shown(statistics.median(each)), "low": shown(min(each)), "high": shown(max(each))}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def _train(sizes: Sequence[int], kernel: str, data: Images, plan: TrainingPlan) 
 
     twin = Twin(sizes, dt=plan.dt, kernel=kernel)
     fit(twin, data, BPTTConfig(epochs=1, batch=plan.batch, validation=0), on_step=on_step)
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)], losses
+    return [after - before for before, after in pairwise(marks)], losses
 
 
 def _parts(sizes: Sequence[int], plan: TrainingPlan) -> Row:

@@ -154,7 +154,8 @@ def peak_tensors(run: Run) -> int:
     """Return the most bytes of tensors that a run holds at a time beyond what was there."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    events = profiler.profiler.kineto_results.events() if profiler.profiler else []
+    results: Any = profiler.profiler
+    events = results.kineto_results.events()
     moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     held = most = 0
     for _, count in moves:
@@ -195,7 +196,7 @@ def _compiled(size: Size, plan: TwinPlan) -> Row:
     compiled = eager.compiled()
     try:
         first = spent_by(compiled)
-    except Exception as error:  # noqa: BLE001 - whatever its compiler raises is the finding
+    except Exception as error:  # whatever its compiler raises is the finding
         return {"kind": "compiled", **size.columns, "failed": f"{type(error).__name__}: {str(error).strip()[:300]}"}
     found = deviations(eager(), compiled())
     samples = by_turns({"eager": eager, "torch.compile": compiled, "fused": fused}, plan.repeats)
@@ -208,7 +209,7 @@ def _compiled(size: Size, plan: TwinPlan) -> Row:
 
 def _growth(size: Size, over: str, plan: TwinPlan) -> Row:
     runs: dict[str, Run] = {"fused": Population(size, "fused")}
-    if size.T * size.B * size.N <= plan.eager_most:
+    if plan.eager_most >= size.T * size.B * size.N:
         runs["eager"] = Population(size, "eager")
     samples = by_turns(runs, plan.repeats)
     memory = {name: peak_tensors(run) for name, run in runs.items()}
