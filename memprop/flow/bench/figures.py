@@ -95,16 +95,28 @@ def _lines(title: str, x_label: str, y_label: str, curves: Mapping[str, Curve], 
         else:
             axis.set_ylim(0, 1.3 * max(max(y) for _, y in shown.values()))
         axis.set_xscale("log")
-        for side, log in ((axis.xaxis, True), (axis.yaxis, not flat)):
-            if log:
-                side.set_major_locator(LogLocator(numticks=12))
-                side.set_minor_formatter(NullFormatter())
-            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _ticks(
+            axis,
+            sorted({value for x, _ in shown.values() for value in x}),
+            [v for _, y in shown.values() for v in y],
+            flat,
+        )
         axis.set(xlabel=x_label, ylabel=y_label, title=title)
         axis.grid(visible=True, alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
 
     return panel
+
+
+def _ticks(axis: Axes, x: Sequence[float], y: Sequence[float], flat: bool) -> None:
+    """Put ticks at the measured sizes, and as many at the costs as their range needs."""
+    axis.set_xticks(x, [f"{value:,.0f}" for value in x])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    if not flat:
+        narrow = max(y) < 100 * min(y)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=12))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _grown(rows: Rows, over: str, key: str, cases: Sequence[str]) -> dict[str, Curve]:

@@ -101,8 +101,9 @@ def bench(settings: BenchSettings, out: Path, console: Console) -> dict[str, lis
 
 def table(found: Sequence[Line], title: str) -> Table:
     """Return the lines as a table for people."""
-    shown = Table("what", "against", "times faster, wall", "CPU", title=title, title_justify="left", show_lines=True)
-    shown.columns[0].ratio = 1
+    shown = Table("what", "against", "times faster, wall", "CPU", title=title, title_justify="left", expand=True)
+    for column, share in zip(shown.columns, (6, 2, 2, 2), strict=True):
+        column.ratio = share
     for line in found:
         shown.add_row(f"{escape(line.what)}\n[dim]{escape(line.more)}[/]", line.against, line.wall, line.cpu)
     return shown

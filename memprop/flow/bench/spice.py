@@ -13,26 +13,18 @@ import torch
 from scipy.interpolate import PchipInterpolator
 
 from memprop.circuit.elaborate import Form
-from memprop.circuit.network import INPUT, Network, Projection, population_of
-from memprop.conductance.pair import Array, ConductanceRange
-from memprop.data.encode import AlphaEncoder
-from memprop.data.sets import Images, load
 from memprop.deck.deck import Deck
 from memprop.errors import EngineError, SimulationError
-from memprop.export.bundle import load_bundle
 from memprop.flow.bench.machine import engines
 from memprop.flow.bench.measure import Run, Spent, as_case, now, peak_memory, ratios, shown, spent_by
 from memprop.flow.bench.sheet import Row, Sheet
-from memprop.flow.bench.training import SEED, random_images
+from memprop.flow.bench.subjects import Subject, bundle_subject, population_subject, random_subject
 from memprop.flow.image_jobs import ImageDecks, image_decks
 from memprop.flow.simulate import MAX_STEP, SpiceSettings, simulate_images
 from memprop.spice.engine import Engine
 from memprop.spice.recording import Recording
-from memprop.twin.network import Twin
 
 TIMEOUT_S = 3600.0
-SPREAD = (3.4e-6, 13.5e-6)
-"""Standard deviation of the trained weights of 784-100-10, in S: of the input crossbar, and of the other."""
 BATCH = 16
 """Images of a batch."""
 
@@ -47,6 +39,7 @@ class SpicePlan:
     forms: Sequence[Form] = ("reduced", "full")
     """Forms of the large network."""
     rounds: int = 3
+    large_rounds: int = 2
     images: int = BATCH
     farm: int = 32
     """Images of the comparison of workers."""
@@ -58,16 +51,6 @@ class SpicePlan:
     """An ngspice with OSDI beside the usual one."""
     duration: float = 100e-6
     """Presentation in s."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A network and images for it."""
-
-    name: str
-    network: Network
-    encoder: AlphaEncoder
-    images: Images
 
 
 def measure(sheet: Sheet, plan: SpicePlan) -> None:
@@ -82,44 +65,24 @@ def measure(sheet: Sheet, plan: SpicePlan) -> None:
     if not found:
         raise EngineError("no simulator is there to be measured. See `memprop doctor`.")
     try:
+        large = random_subject(plan.large, plan.duration) if plan.bundle is None else bundle_subject(plan.bundle)
+        for n in plan.growth_images:  # first, as long as this process has no freed memory in which growth would hide
+            for name, engine in found.items():
+                row = f"growth over images, {large.name}, {n}, {name}"
+                sheet.row(row, lambda n=n, engine=engine: _images(large, engine, n))
         if plan.small is not None:
             small = random_subject(plan.small, plan.duration)
-            sheet.row(f"forms, {small.name}", lambda: _forms(small, ("reduced", "full", "naive"), found, plan))
-        large = random_subject(plan.large, plan.duration) if plan.bundle is None else bundle_subject(plan.bundle)
-        sheet.row(f"forms, {large.name}", lambda: _forms(large, plan.forms, found, plan))
+            forms: tuple[Form, ...] = ("reduced", "full", "naive")
+            sheet.row(f"forms, {small.name}", lambda: _forms(small, forms, found, plan.rounds, plan.images))
+        forms_row = f"forms, {large.name}" + (", naive too" if "naive" in plan.forms else "")
+        sheet.row(forms_row, lambda: _forms(large, plan.forms, found, plan.large_rounds, plan.images))
         for name, engine in found.items():
             sheet.row(f"workers, {large.name}, {name}", lambda engine=engine: _workers(large, engine, plan))
-        for n in plan.growth_images:
-            for name, engine in found.items():
-                sheet.row(f"growth over images, {n}, {name}", lambda n=n, engine=engine: _images(large, engine, n))
         for n in plan.growth_neurons:
             sheet.row(f"growth over neurons, {n}", lambda n=n: _neurons(n, found, plan))
     finally:
         for engine in found.values():
             engine.close()
-
-
-def random_subject(sizes: Sequence[int], duration: float) -> Subject:
-    """Return a network whose weights are spread as those of a trained one, and images as bright as those of MNIST."""
-    encoder = AlphaEncoder(onsets=(0.0, duration / 2), duration=duration)
-    twin = Twin(sizes, encoder, dt=duration / 400, seed=SEED)
-    with torch.no_grad():
-        for k, crossbar in enumerate(twin.crossbars):
-            crossbar.weight.mul_(SPREAD[min(k, 1)] / crossbar.weight.std(correction=0))
-    twin.project()
-    name = "-".join(map(str, sizes))
-    return Subject(name, twin.to_network("bench"), encoder, random_images(10_000, round(sizes[0] ** 0.5)))
-
-
-def bundle_subject(folder: Path) -> Subject:
-    """Return the network of a bundle, under the test images of its data set.
-
-    Raises
-    ------
-    BundleError: it is none.
-    """
-    network, encoder, manifest = load_bundle(folder)
-    return Subject(manifest.name, network, encoder, load(manifest.dataset))
 
 
 def _decks(subject: Subject, form: Form) -> ImageDecks:
@@ -161,20 +124,20 @@ class _Single:
         return self.first  # pyright: ignore[reportReturnType]
 
 
-def _forms(subject: Subject, forms: Sequence[Form], found: Mapping[str, Engine], plan: SpicePlan) -> Row:
+def _forms(subject: Subject, forms: Sequence[Form], found: Mapping[str, Engine], rounds: int, most: int) -> Row:
     """Compare engines, forms, single runs and batches; the naive deck, which takes minutes, runs one image."""
     runs: dict[str, _Single] = {}
     for name, engine in found.items():
         for form in forms:
-            few = 1 if form == "naive" else 2 if form == "full" else 4
-            runs[f"{name} {form} single"] = _Single(subject, form, engine, min(few, plan.images), batch=False)
+            few = 4 if form == "reduced" else 1
+            runs[f"{name} {form} single"] = _Single(subject, form, engine, min(few, most), batch=False)
             if form != "naive":
-                many = plan.images if form == "reduced" else min(4, plan.images)
+                many = most if form == "reduced" else max(2, most // 8)
                 runs[f"{name} {form} batch"] = _Single(subject, form, engine, many, batch=True)
     for case, run in runs.items():
         if " reduced single" in case:
             run()  # compiled models, files
-    cases = {case: as_case(each, runs[case].images) for case, each in _rounds(runs, plan.rounds).items()}
+    cases = {case: as_case(each, runs[case].images) for case, each in _rounds(runs, rounds).items()}
     first = next(iter(found))
     reference = f"{first} {'naive' if 'naive' in forms else 'full'} single"
     pairs = [(reference, case) for case in cases if case != reference]
@@ -273,24 +236,12 @@ def _neurons(neurons: int, found: Mapping[str, Engine], plan: SpicePlan) -> Row:
     return {"kind": "growth over neurons", "neurons": neurons, "cases": cases, "time_points": points}
 
 
-def population_subject(neurons: int, duration: float, rows: int = 16) -> Subject:
-    """Return one population of MIF neurons behind 16 rows, with random weights."""
-    encoder = AlphaEncoder(onsets=(0.0,), duration=duration)
-    twin = Twin((rows, 1), encoder, dt=duration / 400)
-    weight = np.random.default_rng(SEED).normal(0.0, 20e-6, (rows, neurons)).clip(-90e-6, 90e-6)
-    window = ConductanceRange()
-    g: tuple[Array, Array] = window.to_pair(weight)
-    population = population_of("x1", neurons, twin.populations[0].cell, {}, float(twin.populations[0].rest[0, 0]))
-    network = Network("bench", rows, (population,), (Projection(INPUT, "x1", *g),), window)
-    return Subject(f"{rows}-{neurons}", network, encoder, random_images(10, round(rows**0.5)))
-
-
 PLANS = {
     "tiny": SpicePlan((16, 3, 10), (16, 4, 10), rounds=1, images=2, farm=2, growth_images=(1, 2), growth_neurons=(1, 2),
                       duration=10e-6),
     "bench": SpicePlan((784, 16, 10), (784, 100, 10)),
     "full": SpicePlan(
-        (784, 16, 10), (784, 100, 10), ("reduced", "full", "naive"), 5, 25, 100, (1, 10, 100, 1000),
+        (784, 16, 10), (784, 100, 10), ("reduced", "full", "naive"), 5, 3, 25, 100, (1, 10, 100, 1000),
         (10, 30, 100, 300, 1000, 3000, 10_000),
     ),
 }  # fmt: skip

@@ -63,7 +63,9 @@ def _twin(rows: Rows) -> Iterator[Line]:
             yield Line(
                 f"twin, forward and backward, {size}", "eager loop", times(found["wall"]), times(found["cpu"]), more
             )
-        elif row["kind"] == "compiled" and "failed" not in row:
+        elif "failed" in row:
+            yield Line(f"the same, {size}", "torch.compile of a step", "", "", f"failed: {row['failed']}")
+        elif row["kind"] == "compiled":
             found = row["ratios"]["torch.compile/fused"]
             more = (
                 f"torch.compile is {times(row['ratios']['eager/torch.compile']['wall'])} times faster than eager code"
