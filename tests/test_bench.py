@@ -28,6 +28,8 @@ from memprop.flow.bench.readme import BEGIN, END, block, publish, read_published
 from memprop.flow.bench.run import PARTS, BenchSettings
 from memprop.flow.bench.sheet import Sheet, read_sheet
 from memprop.flow.bench.summary import exponent, lines, times
+from memprop.spice.find import find_ngspice
+from memprop.twin.cell import MIF
 from memprop.twin.fused.program import Program, Writer, expm1
 
 ROOT = Path(__file__).parents[1]
@@ -347,6 +349,20 @@ def test_simulator_without_osdi_is_refused(tmp_path: Path) -> None:
         engines(tmp_path / "none")
     with pytest.raises(EngineError, match="ngspice not found"):
         describe(tmp_path / "none")
+
+
+def test_ngspice_that_cannot_load_compiled_models_is_refused() -> None:
+    program = find_ngspice()
+    if program.osdi:
+        pytest.skip("the ngspice here has OSDI")
+    with pytest.raises(EngineError, match="Give an ngspice that was built with OSDI"):
+        engines(program.path)
+
+
+def test_population_that_is_not_split_has_no_prepared_step() -> None:
+    general = MIF(2, twin.DT, method="general")
+    with pytest.raises(InputError, match="cell mif is not split .* Use its `run` instead"):
+        general.prepared(torch.zeros(1, 2))
 
 
 def test_bench_without_any_simulator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
