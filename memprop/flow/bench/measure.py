@@ -70,11 +70,14 @@ def by_turns(cases: Mapping[str, Run], repeats: int, *, warm: bool = True) -> di
     return found
 
 
-def as_case(samples: Sequence[Spent], per: int = 1) -> dict[str, list[float]]:
-    """Return samples as lists for a row, each divided by ``per``, e.g. a number of images; CPU time apart where there are processes."""
+def as_case(samples: Sequence[Spent], per: int = 1, children: str = "simulator") -> dict[str, list[float]]:
+    """Return samples as lists for a row, each divided by ``per``, e.g. a number of images.
+
+    CPU time stands apart, that of the ``children`` under their name, where other processes took part.
+    """
     columns = {"wall_s": "wall", "cpu_s": "cpu"}
     if any(s.children > 0 for s in samples):
-        columns |= {"python_cpu_s": "own", "simulator_cpu_s": "children"}
+        columns |= {"python_cpu_s": "own", f"{children}_cpu_s": "children"}
     return {key: [shown(getattr(s, name) / per) for s in samples] for key, name in columns.items()}
 
 

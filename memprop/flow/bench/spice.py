@@ -16,7 +16,7 @@ from memprop.circuit.elaborate import Form
 from memprop.deck.deck import Deck
 from memprop.errors import EngineError, SimulationError
 from memprop.flow.bench.machine import engines
-from memprop.flow.bench.measure import Run, Spent, as_case, now, peak_memory, ratios, shown, spent_by
+from memprop.flow.bench.measure import Run, as_case, by_turns, now, peak_memory, ratios, shown
 from memprop.flow.bench.sheet import Row, Sheet
 from memprop.flow.bench.subjects import Subject, bundle_subject, population_subject, random_subject
 from memprop.flow.image_jobs import ImageDecks, image_decks
@@ -25,6 +25,8 @@ from memprop.spice.engine import Engine
 from memprop.spice.recording import Recording
 
 TIMEOUT_S = 3600.0
+FARM = "workers_and_simulators"
+"""Who spends the CPU time of a farm, but for this process."""
 BATCH = 16
 """Images of a batch."""
 
@@ -34,7 +36,7 @@ class SpicePlan:
     """What is measured."""
 
     small: tuple[int, ...] | None
-    """Network whose naive deck is compared too; it has a single run per round."""
+    """Network whose naive deck is compared too: it takes seconds."""
     large: tuple[int, ...]
     forms: Sequence[Form] = ("reduced", "full")
     """Forms of the large network."""
@@ -125,7 +127,7 @@ class _Single:
 
 
 def _forms(subject: Subject, forms: Sequence[Form], found: Mapping[str, Engine], rounds: int, most: int) -> Row:
-    """Compare engines, forms, single runs and batches; the naive deck, which takes minutes, runs one image."""
+    """Compare engines, forms, single runs and batches; the naive deck, which may take minutes, runs one image."""
     runs: dict[str, _Single] = {}
     for name, engine in found.items():
         for form in forms:
@@ -137,7 +139,10 @@ def _forms(subject: Subject, forms: Sequence[Form], found: Mapping[str, Engine],
     for case, run in runs.items():
         if " reduced single" in case:
             run()  # compiled models, files
-    cases = {case: as_case(each, runs[case].images) for case, each in _rounds(runs, rounds).items()}
+    cases = {
+        case: as_case(each, runs[case].images)
+        for case, each in by_turns(dict[str, Run](runs), rounds, warm=False).items()
+    }
     first = next(iter(found))
     reference = f"{first} {'naive' if 'naive' in forms else 'full'} single"
     pairs = [(reference, case) for case in cases if case != reference]
@@ -150,16 +155,6 @@ def _forms(subject: Subject, forms: Sequence[Form], found: Mapping[str, Engine],
         "ratios": {f"{above}/{below}": ratios(cases, above, below) for above, below in pairs},
         "largest_deviation_v": _deviations(runs, found, "naive" if "naive" in forms else "full"),
     }  # fmt: skip
-
-
-def _rounds(runs: Mapping[str, Run], rounds: int) -> dict[str, list[Spent]]:
-    """Return what each case takes: by turns as `by_turns`, but a naive deck has one round only."""
-    found: dict[str, list[Spent]] = {name: [] for name in runs}
-    for k in range(rounds):
-        for name in list(runs)[:: -1 if k % 2 else 1]:
-            if k == 0 or "naive" not in name:
-                found[name].append(spent_by(runs[name]))
-    return found
 
 
 def _deviations(runs: Mapping[str, _Single], found: Mapping[str, Engine], base: str) -> dict[str, float]:
@@ -198,8 +193,8 @@ def _workers(subject: Subject, engine: Engine, plan: SpicePlan) -> Row:
     runs: dict[str, Run] = {
         f"{n} workers": lambda n=n: _farm(subject, engine, plan.farm, n) for n in (1, 2)
     }  # with the start of the workers
-    samples = _rounds(runs, plan.rounds)
-    cases = {name: as_case(each, plan.farm) for name, each in samples.items()}
+    samples = by_turns(runs, plan.rounds, warm=False)
+    cases = {name: as_case(each, plan.farm, FARM) for name, each in samples.items()}
     return {
         "kind": "workers", "network": subject.name, "engine": engine.name, "images": plan.farm, "per": "image", "cases": cases,
         "ratios": {"1 workers/2 workers": ratios(cases, "1 workers", "2 workers")},
@@ -214,7 +209,7 @@ def _images(subject: Subject, engine: Engine, images: int) -> Row:
         spent, most = now() - before, peak()
     return {
         "kind": "growth over images", "network": subject.name, "engine": engine.name, "images": images,
-        "cases": {"all images": as_case([spent])}, "parent_memory_before_bytes": start, "parent_peak_memory_bytes": most,
+        "cases": {"all images": as_case([spent], 1, FARM)}, "parent_memory_before_bytes": start, "parent_peak_memory_bytes": most,
     }  # fmt: skip
 
 
@@ -231,7 +226,7 @@ def _neurons(neurons: int, found: Mapping[str, Engine], plan: SpicePlan) -> Row:
 
         return run
 
-    samples = _rounds({name: runner(name, engine) for name, engine in found.items()}, min(plan.rounds, 2))
+    samples = by_turns({name: runner(name, engine) for name, engine in found.items()}, min(plan.rounds, 2), warm=False)
     cases: dict[str, Any] = {name: as_case(each) for name, each in samples.items()}
     return {"kind": "growth over neurons", "neurons": neurons, "cases": cases, "time_points": points}
 
