@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from memprop import cli
 from memprop.circuit.wires import WiredCrossbar
+from memprop.data.sets import load
 from memprop.errors import EngineError, InputError
 from memprop.flow.bench import crossbar, run, spice, subjects, training, twin
 from memprop.flow.bench.counts import EXPONENTIAL, Count, both_ways, bytes_moved, operations
@@ -320,6 +321,15 @@ def test_epoch_of_a_training_is_projected_from_its_steps(measured: tuple[Path, d
     expected = row["epoch_steps"] * statistics.median(row["cases"]["fused"]["wall_s"])
     assert row["projected_epoch_wall_s"]["fused"] == pytest.approx(expected, rel=1e-4)
     assert row["loss_deviation_relative"] < 1e-4
+
+
+def test_real_epoch_is_trained_and_told() -> None:
+    plan = training.TrainingPlan([(64, 4, 10)], batch=256, dt=5e-6)
+    row = training._epoch((64, 4, 10), load("digits"), plan)
+    assert (row["data"], row["images"]) == ("digits", 1295)  # 1,438 less a tenth
+    assert row["epoch_wall_s"] > 0
+    (line,) = lines({"training": [row]})
+    assert line.what == "an epoch of digits, 64-4-10, 1,295 images"
 
 
 # Errors

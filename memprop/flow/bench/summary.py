@@ -94,7 +94,7 @@ def _training(rows: Rows) -> Iterator[Line]:
             what = f"training step, {row['network']}, {row['steps']} time steps, batch {row['batch']}"
             yield Line(what, "eager loop", times(found["wall"]), times(found["cpu"]), more)
         elif row["kind"] == "epoch":
-            what = f"an epoch of MNIST, {row['network']}, {row['images']:,} images"
+            what = f"an epoch of {row['data']}, {row['network']}, {row['images']:,} images"
             accuracy = f"validation {100 * row['validation_accuracy']:.2f} % after it"
             yield Line(what, "", "", "", f"{row['epoch_wall_s']:.3g} s, {accuracy}")
 
