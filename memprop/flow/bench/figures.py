@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from memprop.files import ensure_folder
 from memprop.flow.bench.measure import median
 from memprop.flow.bench.sheet import Row
-from memprop.flow.bench.summary import Rows, exponent, growth
+from memprop.flow.bench.summary import Rows, exponent, forms, growth
 
 COLORS = ("#1b6ca8", "#d95f02", "#4c9a52", "#8064a2", "#777777")
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -155,7 +155,6 @@ def _training(rows: Rows) -> list[Panel]:
 
 
 def _spice(rows: Rows) -> list[Panel]:
-    forms = [row for row in rows if row["kind"] == "forms"]
     images = [row for row in rows if row["kind"] == "growth over images"]
     engines = list(dict.fromkeys(row["engine"] for row in images))
     each = {engine: [row for row in images if row["engine"] == engine] for engine in engines}
@@ -165,7 +164,7 @@ def _spice(rows: Rows) -> list[Panel]:
         for engine, own in each.items()
     }
     return [
-        *(_form_bars(row) for row in forms),
+        *(_form_bars(row) for row in forms(rows)),
         _lines("Images through the farm", "images", "CPU time (s)",
                {engine: growth(own, "images", "images", "all images") for engine, own in each.items()}),
         _lines("Memory of the calling process", "images", "peak (MiB)", memory, flat=True),

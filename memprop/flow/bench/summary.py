@@ -100,8 +100,7 @@ def _training(rows: Rows) -> Iterator[Line]:
 
 
 def _spice(rows: Rows) -> Iterator[Line]:
-    forms = [row for row in rows if row["kind"] == "forms"]
-    for row in forms:
+    for row in forms(rows):
         yield from _form_lines(row)
     for row in rows:
         if row["kind"] == "workers":
@@ -115,6 +114,13 @@ def _spice(rows: Rows) -> Iterator[Line]:
         yield from _grown(rows, "SPICE, cost over neurons", "neurons", "neurons", engine)
 
 
+def forms(rows: Rows) -> list[Row]:
+    """Return the rows of deck forms; of a network whose naive deck was measured only the row with it."""
+    found = [row for row in rows if row["kind"] == "forms"]
+    naive = {row["network"] for row in found if any(" naive " in case for case in row["cases"])}
+    return [row for row in found if row["network"] not in naive or any(" naive " in case for case in row["cases"])]
+
+
 def _form_lines(row: Row) -> Iterator[Line]:
     """Tell of the batches of a network: against the naive deck where it was measured, else against single runs of the full one."""
     for pair, found in row["ratios"].items():
@@ -123,6 +129,8 @@ def _form_lines(row: Row) -> Iterator[Line]:
         if not below.endswith("batch") or above.split(" ")[0] != next(iter(row["cases"])).split(" ")[0]:
             continue
         base = above.split(" ")[1]
+        if base == form:
+            continue
         deviation = row["largest_deviation_v"].get(f"{below} against {base}")
         spent = row["cases"][below]
         more = f"{median(spent, 'cpu_s'):.3g} s instead of {median(row['cases'][above], 'cpu_s'):.3g} s of CPU time per image"
