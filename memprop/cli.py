@@ -44,7 +44,7 @@ def train(
         int | None,
         typer.Option(help="Test images to simulate in SPICE; default 300 of MNIST, all 359 of digits.", min=1),
     ] = None,
-    full_images: Annotated[int, typer.Option(help="Images simulated with every RRAM cell a resistor.", min=0)] = 2,
+    full_images: Annotated[int, typer.Option(help="Images simulated with every RRAM cell in the netlist.", min=0)] = 2,
     wire_resistance: Annotated[
         str | None,
         typer.Option(help="Ohm per wire segment between cells; two with a comma: rows, columns. Default: ideal."),
@@ -112,7 +112,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>.")] = None,
     images: Annotated[int, typer.Option(help="Stored images with a testbench each.", min=1)] = 2,
     engine: EngineName = "ngspice",
-    full: Annotated[bool, typer.Option(help="Also a testbench with every cell a resistor.")] = True,
+    full: Annotated[bool, typer.Option(help="Also a testbench with every RRAM cell.")] = True,
     timeout_s: Timeout = 1800.0,
 ) -> None:
     """Export the bundle of a trained run, also of one that was interrupted: the best epoch counts."""

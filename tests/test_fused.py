@@ -278,10 +278,13 @@ def expressions(draw: st.DrawFn, depth: int = 3) -> Any:
     one = draw(expressions(depth=depth - 1))
     two = draw(expressions(depth=depth - 1))
     kind = draw(st.integers(0, 11))
-    small = sympy.tanh(one)
+    small, when = (
+        sympy.tanh(one),
+        draw(st.sampled_from([A < B_, B_ < 0, C_ >= A])),
+    )  # sympy works hours on alternatives that decide
     return [
         one + two, one * two, one - two, sigmoid(one), sympy.exp(small), expm1(small), phi(1, small), phi(2, small),
-        1 / (2 + small), sympy.sqrt(2 + small), limexp(small), sympy.Piecewise((one, small < two), (one * two, True), evaluate=False),
+        1 / (2 + small), sympy.sqrt(2 + small), limexp(small), sympy.Piecewise((one, when), (one * two, True), evaluate=False),
     ][kind]  # fmt: skip
 
 

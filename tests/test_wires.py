@@ -459,7 +459,7 @@ def test_energy_of_hidden_rows_is_counted() -> None:
     )
     (demand,) = circuit.loads
     membranes = np.random.default_rng(0).normal(size=(4, 3))
-    rest, g = np.array(demand.population.rest), pairs(3, 2, seed=1)
+    rest, g = np.array(demand.rest), pairs(3, 2, seed=1)
     expected = [kirchhoff(*g, Wires(500.0, 800.0), row - rest)[2] for row in membranes]
     np.testing.assert_allclose(demand.power(membranes), expected, rtol=1e-9)
     assert elaborate(chain(Wires(1.0, 1.0)), "naive", Stimulus(np.zeros(6), AlphaWave(5e-6, (0.0,), 20e-6))).loads == ()

@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, str, float, str], ...] = (
     ("waveform_rms_v", "membranes, twin against SPICE, rms", 1e3, "mV"),
     ("waveform_peak_v", "membranes, twin against SPICE, peak", 1e3, "mV"),
     ("mean_output_rms_v", "mean outputs, twin against SPICE, rms", 1e3, "mV"),
-    ("full_images", "images with every cell a resistor", 1.0, ""),
+    ("full_images", "images with every RRAM cell in the netlist", 1.0, ""),
     ("full_failed", "of these failed", 1.0, ""),
     ("full_against_reduced_peak_v", "outputs, full against reduced netlist, peak", 1e3, "mV"),
     ("membrane_min_v", "lowest membrane in SPICE", 1.0, "V"),

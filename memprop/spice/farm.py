@@ -30,7 +30,7 @@ from memprop.spice.engine import Engine, make_engine
 from memprop.spice.farm_worker import Done, Item, Reduce, describe, to_bytes
 from memprop.spice.local import LocalWorkers, Lost
 
-BATCH = 16
+BATCH = 25
 """Largest number of decks that a worker takes at a time."""
 CHANCE = (SimulatorKilled, SimulationTimeout, RawFileError)
 """Failures that another try may not have; all others belong to the deck."""
