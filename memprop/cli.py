@@ -272,7 +272,9 @@ def bench(
     parts: Annotated[list[str] | None, typer.Argument(help="twin, training, spice, crossbar; default all.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All sizes: an hour or two instead of minutes.")] = False,
     size: Annotated[str, typer.Option(help="tiny, bench or full; tiny only shows that all works.")] = "bench",
-    out: Annotated[Path, typer.Option(help="Folder of rows and figures.")] = Path("runs/bench"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of rows and figures; default runs/bench, of tiny ones runs/bench-tiny.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure again what is there already.")] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="Network of the part spice; default random weights as large as trained ones.")
@@ -289,7 +291,7 @@ def bench(
     from memprop.flow.bench.run import bench as run  # noqa: PLC0415
 
     settings = BenchSettings(tuple(parts or ()), "full" if full else size, again, bundle, osdi_ngspice, threads)
-    run(settings, out, console)
+    run(settings, out or Path("runs") / ("bench-tiny" if settings.size == "tiny" else "bench"), console)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from memprop.flow.bench.measure import Spent, as_case, by_turns, peak_memory, ra
 from memprop.flow.bench.readme import BEGIN, END, block, publish, read_published, replaced
 from memprop.flow.bench.run import PARTS, BenchSettings
 from memprop.flow.bench.sheet import Sheet, read_sheet
-from memprop.flow.bench.summary import exponent, lines, times
+from memprop.flow.bench.summary import exponent, growth, lines, times
 from memprop.spice.find import find_ngspice
 from memprop.twin.cell import MIF
 from memprop.twin.fused.program import Program, Writer, expm1
@@ -457,6 +457,16 @@ def test_texts_of_ratios_and_powers() -> None:
     assert times(None) == "-"
     assert exponent([1, 10, 100, 1000], [5.0, 5.0, 7.0, 700.0]) == pytest.approx(2.0)  # of the upper half
     assert exponent([1, 2, 4], [1.0, 2.0, 4.0]) == pytest.approx(1.0)
+
+
+def test_growth_mixes_no_rows_of_other_sizes() -> None:
+    sizes = ((10, 16), (100, 16), (10, 64), (1, 64))
+    rows = [
+        {"kind": "growth over neurons", "neurons": n, "batch": b, "cases": {"fused": {"cpu_s": [n * b]}}}
+        for n, b in sizes
+    ]
+    assert growth(rows, "neurons", "neurons", "fused") == ([1.0, 10.0], [64, 640])
+    assert growth(rows, "neurons", "neurons", "eager") == ([], [])
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:

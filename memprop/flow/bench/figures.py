@@ -61,14 +61,17 @@ def _bars(title: str, label: str, entries: Sequence[tuple[str, Mapping[str, floa
         places = np.arange(len(entries))[::-1]
         axis.barh(places, middle, color=COLORS[0], alpha=0.8, height=0.65)
         axis.errorbar(middle, places, xerr=[middle - low, high - middle], fmt="none", ecolor="black", capsize=2.5)
-        log = middle.max() > 20 * middle.min() > 0
+        log = unit == 1.0 and middle.max() > 20 * middle.min() > 0  # shares are read on an even axis
         if log:
             axis.set_xscale("log")
             axis.set_xlim(min(0.8, 0.5 * low.min()), high.max() * 6)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         else:
             axis.set_xlim(0, high.max() * 1.25)
         for place, value, most in zip(places, middle, high, strict=True):
             axis.annotate(f"{value:.3g}", (most, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        room = max(0, 4 - len(entries)) / 2  # few bars are no thicker than many
+        axis.set_ylim(-0.6 - room, len(entries) - 0.4 + room)
         axis.set_yticks(places, [name for name, _ in entries])
         axis.set(xlabel=label, title=title)
         axis.grid(visible=True, axis="x", alpha=0.25)

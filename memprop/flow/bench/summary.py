@@ -36,17 +36,15 @@ def times(found: Mapping[str, float] | None) -> str:
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
     """Return by which power ``y`` grows with ``x``: the straight line through the upper half of the logarithms."""
-    half = len(x) // 2 if len(x) > 3 else 0
+    half = len(x) // 2 if len(x) > 2 else 0
     return float(np.polyfit(np.log(x[half:]), np.log(y[half:]), 1)[0])
 
 
 def growth(rows: Rows, over: str, key: str, case: str, clock: str = "cpu_s") -> tuple[list[float], list[float]]:
-    """Return sizes and medians in s of a case that grows over ``over``, ordered by size."""
-    found = sorted(
-        (float(row[key]), median(row["cases"][case], clock))
-        for row in rows
-        if row["kind"] == f"growth over {over}" and case in row["cases"]
-    )
+    """Return sizes and medians in s of a case that grows over ``over``, ordered by size; other sizes are those of the last row."""
+    grown = [row for row in rows if row["kind"] == f"growth over {over}" and case in row["cases"]]
+    alike = [row for row in grown if all(row.get(k) == grown[-1].get(k) for k in ("batch", "network"))]
+    found = sorted((float(row[key]), median(row["cases"][case], clock)) for row in alike)
     return [x for x, _ in found], [y for _, y in found]
 
 
@@ -57,7 +55,7 @@ def _twin(rows: Rows) -> Iterator[Line]:
             found, memory, bound = row["ratios"]["eager/fused"], row["peak_tensors_bytes"], row["bound"]
             more = (
                 f"gradients within {row['gradient_deviation_relative']:.1g} of the largest, membranes within "
-                f"{1e6 * row['membrane_deviation_v']:.2g} uV; tensors {memory['eager'] / memory['fused']:.3g} times smaller; "
+                f"{row['membrane_deviation_v']:.1g} V; tensors {memory['eager'] / memory['fused']:.3g} times smaller; "
                 f"{100 * bound['share_of_bound']['median']:.0f} % of what the machine's arithmetic and memory allow"
             )
             yield Line(
@@ -135,7 +133,7 @@ def _form_lines(row: Row) -> Iterator[Line]:
         spent = row["cases"][below]
         more = f"{median(spent, 'cpu_s'):.3g} s instead of {median(row['cases'][above], 'cpu_s'):.3g} s of CPU time per image"
         if deviation is not None:
-            more = f"membranes within {1e6 * deviation:.2g} uV of the {base} deck in the same engine; {more}"
+            more = f"membranes within {deviation:.1g} V of the {base} deck in the same engine; {more}"
         what = f"an image of {row['network']}, {form} deck in batches, {engine}"
         yield Line(what, f"{base} deck, {above.split(' ')[0]}", times(found["wall"]), times(found["cpu"]), more)
 
