@@ -80,7 +80,7 @@ def test_ratio_is_taken_round_by_round() -> None:
 
 
 def test_simulators_time_stands_apart() -> None:
-    assert as_case([Spent(4.0, 1.0, 2.0)], per=2) == {
+    assert as_case([Spent(4.0, 1.0, 2.0)], 2, "simulator") == {
         "wall_s": [2.0], "cpu_s": [1.5], "python_cpu_s": [0.5], "simulator_cpu_s": [1.0]
     }  # fmt: skip
     assert as_case([Spent(4.0, 1.0, 0.0)]) == {"wall_s": [4.0], "cpu_s": [1.0]}

@@ -70,7 +70,7 @@ def by_turns(cases: Mapping[str, Run], repeats: int, *, warm: bool = True) -> di
     return found
 
 
-def as_case(samples: Sequence[Spent], per: int = 1, children: str = "simulator") -> dict[str, list[float]]:
+def as_case(samples: Sequence[Spent], per: int = 1, children: str = "other_processes") -> dict[str, list[float]]:
     """Return samples as lists for a row, each divided by ``per``, e.g. a number of images.
 
     CPU time stands apart, that of the ``children`` under their name, where other processes took part.

@@ -140,7 +140,7 @@ def _forms(subject: Subject, forms: Sequence[Form], found: Mapping[str, Engine],
         if " reduced single" in case:
             run()  # compiled models, files
     cases = {
-        case: as_case(each, runs[case].images)
+        case: as_case(each, runs[case].images, "simulator")
         for case, each in by_turns(dict[str, Run](runs), rounds, warm=False).items()
     }
     first = next(iter(found))
@@ -227,7 +227,7 @@ def _neurons(neurons: int, found: Mapping[str, Engine], plan: SpicePlan) -> Row:
         return run
 
     samples = by_turns({name: runner(name, engine) for name, engine in found.items()}, min(plan.rounds, 2), warm=False)
-    cases: dict[str, Any] = {name: as_case(each) for name, each in samples.items()}
+    cases: dict[str, Any] = {name: as_case(each, 1, "simulator") for name, each in samples.items()}
     return {"kind": "growth over neurons", "neurons": neurons, "cases": cases, "time_points": points}
 
 
