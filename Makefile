@@ -79,6 +79,18 @@ sweep-%: setup
 .PHONY: sweep-mss_memristor
 sweep-mss_memristor: ## loops, pulses, retention of a device (sweep-NAME for any in models/), in runs/sweep/
 
+.PHONY: bench
+bench: setup ## speeds as ratios of one run, in minutes: kernels, training, SPICE, crossbars; figures in runs/bench/
+	$(BIN)/memprop bench $(ARGS)
+
+.PHONY: bench-full
+bench-full: setup ## the same with all sizes and a real epoch, an hour or two; goes on where it was interrupted
+	$(BIN)/memprop bench --full $(ARGS)
+
+.PHONY: bench-readme
+bench-readme: setup ## the table of speeds in README, and docs/bench*, from runs/bench/
+	$(BIN)/memprop bench-readme $(ARGS)
+
 .PHONY: doctor
 doctor: $(VENV)/.installed ## what is installed, what is missing and how to get it
 	$(BIN)/memprop doctor

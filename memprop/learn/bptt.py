@@ -6,7 +6,6 @@ the time mean of the output membranes, and its gradient passes through the memri
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from memprop.data.sets import Images
 from memprop.errors import CheckpointError, InputError, TrainingError
 from memprop.files import sha256
 from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
+from memprop.learn.memory import keep_freed_memory
 from memprop.twin.network import Twin
 
 
@@ -164,7 +164,7 @@ class _Training:
                 f"validation = {config.validation} leaves no training image of {len(data.train.labels)}. Lower it."
             )
         self.twin, self.config, self.path, self.on_step = twin, config, checkpoint, on_step
-        _keep_freed_memory()
+        keep_freed_memory()
         order = torch.from_numpy(np.random.default_rng(config.seed).permutation(len(data.train.labels)))
         images, labels = torch.from_numpy(data.pixels("train")), torch.from_numpy(data.train.labels).long()
         held, kept = order[: config.validation], order[config.validation :]
@@ -323,17 +323,3 @@ class _Training:
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _keep_freed_memory() -> None:
-    """Tell the C library to keep freed memory: a loop over time frees and takes the same gigabyte in every batch.
-
-    Saves a large part of a training step on Linux; other systems have no ``mallopt`` and go on without it.
-    """
-    trim_threshold, mmap_threshold = -1, -3
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**30)
-    except (AttributeError, OSError, TypeError):
-        return

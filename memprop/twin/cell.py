@@ -187,12 +187,23 @@ class CellTwin(nn.Module):
         if self._plan is None:
             membrane, end = self._run_general(expanded(current), state)
             return membrane - reference, end
-        prepared = self._plan.prepare(self._values(), self.supplies, self.dt, state.membrane)
+        prepared = self.prepared(state.membrane)
         if kernel := self._kernel(prepared, (shape[0] - 1) * shape[1] * shape[2], state.membrane):
             above, states = run_fused(kernel, prepared, current, state.membrane, state.states, reference)
             return above, CellState(above[-1] + reference, tuple(states))
         membrane, states = prepared.run(expanded(current), state.membrane, list(state.states))
         return torch.stack(membrane) - reference, CellState(membrane[-1], tuple(states))
+
+    def prepared(self, like: Tensor) -> Prepared:
+        """Return the splitting with this population's parameters, for tensors like this one.
+
+        Raises
+        ------
+        InputError: the cell is not split.
+        """
+        if self._plan is None:
+            raise InputError(f"cell {self.cell.name} is not split ({self.method}). Use its `run` instead.")
+        return self._plan.prepare(self._values(), self.supplies, self.dt, like)
 
     def _kernel(self, prepared: Prepared, work: int, like: Tensor) -> Kernel | None:
         """Return the fused kernel for a run of so many neurons x steps, None where eager code is to run."""

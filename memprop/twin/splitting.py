@@ -275,13 +275,23 @@ class Prepared:
         dt, membrane = self.dt, [v]
         drives = (current + self.source).unbind(0)
         for n in range(len(drives) - 1):
-            mid, move = self.base, None
-            for k, group in enumerate(self.groups):
-                states[k], speed = group.advance(v, states[k], dt if n else 0.5 * dt)
-                mid, move = group.conduction(v, states[k], speed, mid, move)
-            v = self._membrane(v, drives[n], drives[n + 1], mid, move)
+            v, states = self.step(v, states, drives[n], drives[n + 1], dt if n else 0.5 * dt)
             membrane.append(v)
         return membrane, [group.advance(v, x, 0.5 * dt)[0] for group, x in zip(self.groups, states, strict=True)]
+
+    def step(
+        self, v: Tensor, states: list[Tensor], before: Tensor, after: Tensor, step: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return membrane and states after a time step; the states move by ``step`` s, and stay half a time step behind.
+
+        ``before`` and ``after`` are currents in A with the passive source, ``[B, N]``, at the ends of the time step.
+        """
+        mid, move, moved = self.base, None, []
+        for group, x in zip(self.groups, states, strict=True):
+            x, speed = group.advance(v, x, step)  # noqa: PLW2901
+            mid, move = group.conduction(v, x, speed, mid, move)
+            moved.append(x)
+        return self._membrane(v, before, after, mid, move), moved
 
     def _membrane(self, v: Tensor, before: Tensor, after: Tensor, mid: Tensor, move: Tensor | None) -> Tensor:
         """Return the membrane after a step: conductance and source at mid-step, and how far they move from there to the end."""

@@ -52,6 +52,18 @@ def find_compiler() -> Path:
     raise EngineError(f"no C++ compiler {where}. {INSTALL}.")
 
 
+def compiler_version() -> str:
+    """Return what the compiler says of itself in one line.
+
+    Raises
+    ------
+    EngineError: there is none, or it does not run.
+    """
+    compiler = find_compiler()
+    lines = _run([str(compiler), "--version"], Path.cwd()).stdout.splitlines()
+    return lines[0].strip() if lines else compiler.name
+
+
 def build(text: str) -> ctypes.CDLL:
     """Return the library of ``text``, from the cache where the same compiler has built it for the same processor.
 
