@@ -27,6 +27,7 @@ from memprop.errors import EngineError, InputError
 from memprop.twin.cell import WORTH, CellTwin
 from memprop.twin.drive import Separable, expanded
 from memprop.twin.fused import compiler, kernel
+from memprop.twin.fused.cpu import constants
 from memprop.twin.fused.program import Writer, adjoint, expm1, phi
 from memprop.twin.network import Twin
 
@@ -351,7 +352,9 @@ extern "C" void each(const real* z, real* out, long n) {
 @pytest.mark.parametrize(("real", "kind", "digits"), [("float", np.float32, 6e-7), ("double", np.float64, 3e-15)])
 def test_functions_of_the_frame_are_exact(real: str, kind: Any, digits: float) -> None:
     frame = (Path(kernel.__file__).parent / "kernel.cpp.in").read_text()
-    text = frame.split("struct Flush")[0].replace("@real@", real).replace("@limit@", "69.0") + "}" + _WRAPPER
+    text = frame.split("struct Flush")[0] + "}" + _WRAPPER
+    for name, piece in constants(real).items():
+        text = text.replace(f"@{name}@", piece)
     for name in ("states", "uniform", "varying", "tape", "constants"):
         text = text.replace(f"@{name}@", "1")
     z = np.concatenate([np.linspace(-80, 80, 1501), np.linspace(-1, 1, 401), [1e-12, -1e-12, 0.0, 5e-5, -3e-3]]).astype(

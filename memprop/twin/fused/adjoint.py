@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sympy import Symbol
 
@@ -15,6 +17,8 @@ class KernelPrograms:
     """Programs of the kernels of a cell."""
 
     states: tuple[Symbol, ...]
+    sums: Mapping[Symbol, Any]
+    """Constants that are exponentials of sums of others, see `Steps.sums`."""
     uniform: tuple[Symbol, ...]
     """Constants with one value for all neurons."""
     varying: tuple[Symbol, ...]
@@ -45,4 +49,4 @@ def kernel_programs(
     back, tape = taped(adjoint(whole, [V, *states, BEFORE, AFTER, *active], bars), whole)
     replay = pruned(replace(whole, outputs=(*whole.outputs[1:], *tape)))
     end = adjoint(advance, [V, *states, *active], bars[1:])
-    return KernelPrograms(states, uniform, varying, active, bars, advance, whole, tape, replay, back, end)
+    return KernelPrograms(states, steps.sums, uniform, varying, active, bars, advance, whole, tape, replay, back, end)

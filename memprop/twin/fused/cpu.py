@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from numpy.polynomial import Chebyshev, Polynomial
 from sympy import Symbol
 from torch import Tensor
 
@@ -95,9 +97,24 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 def cpp_source(programs: KernelPrograms, real: str) -> str:
     """Return the text of the kernels for numbers of type ``real``, float or double."""
     text = FRAME.read_text(encoding="utf-8")
-    for name, piece in {"real": real, "limit": repr(LIMIT), **_pieces(programs)}.items():
+    for name, piece in {**constants(real), **_pieces(programs)}.items():
         text = text.replace(f"@{name}@", piece)
     return text
+
+
+def constants(real: str) -> dict[str, str]:
+    """Return the numbers that the functions of the frame need."""
+    polynomials = {"exp_float": _exponential(4), "exp_double": _exponential(10)}
+    return {"real": real, "limit": repr(LIMIT), **{k: ", ".join(map(repr, v)) for k, v in polynomials.items()}}
+
+
+def _exponential(degree: int) -> list[float]:
+    """Return the coefficients of a polynomial for (exp(r) - 1 - r)/r^2 between -ln(2)/2 and ln(2)/2."""
+    half = math.log(2) / 2
+    fit = Chebyshev.interpolate(
+        lambda r: sum(r**n / math.factorial(n + 2) for n in range(20)), degree, domain=[-half, half]
+    )
+    return fit.convert(kind=Polynomial).coef.tolist()
 
 
 def _pieces(p: KernelPrograms) -> dict[str, str]:

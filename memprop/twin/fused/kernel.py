@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from sympy import Symbol
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from memprop.device.functions import evaluate
 from memprop.errors import InputError, MempropError
 from memprop.twin.drive import Separable
 from memprop.twin.fused.adjoint import kernel_programs
 from memprop.twin.fused.cpu import REAL, cpu_kernel
 from memprop.twin.fused.cuda import cuda_kernel
+from memprop.twin.fused.program import SMALL
 from memprop.twin.fused.run import Kernel, Run
-from memprop.twin.fused.step import constants_of, make_steps
+from memprop.twin.fused.step import Steps, constants_of, make_steps
 from memprop.twin.splitting import Prepared
+
+LARGEST = 60.0
+"""Largest exponent of a factor between shared exponentials: in single precision both then stay finite."""
 
 
 def kernel_of(prepared: Prepared, like: Tensor) -> Kernel:
@@ -33,15 +40,43 @@ def kernel_of(prepared: Prepared, like: Tensor) -> Kernel:
     place = like.device.type
     if like.dtype not in REAL or place not in ("cpu", "cuda"):
         raise InputError(f"fused kernels take float32 and float64 on CPU or CUDA, not {like.dtype} on {like.device}.")
-    constants = constants_of(prepared)
+    steps, variant = _steps(prepared)
+    constants = _constants(prepared, steps.sums)
     uniform = tuple(s for s, value in constants.items() if value.numel() == 1)
     varying = tuple(s for s, value in constants.items() if value.numel() > 1)
     gradients = any(value.requires_grad for value in constants.values())
-    kernels, key = prepared.plan.kernels, (prepared.following, varying, like.dtype, place, gradients)
+    kernels, key = prepared.plan.kernels, (variant, varying, like.dtype, place, gradients)
     if key not in kernels:
-        programs = kernel_programs(make_steps(prepared), uniform, varying, gradients=gradients)
+        programs = kernel_programs(steps, uniform, varying, gradients=gradients)
         kernels[key] = cpu_kernel(programs, like.dtype) if place == "cpu" else cuda_kernel(programs)
     return kernels[key]
+
+
+def _steps(prepared: Prepared) -> tuple[Steps, tuple[bool, ...]]:
+    """Return the programs of a population, with shared exponentials and polynomials where its constants allow that."""
+    following = prepared.following
+    first = _made(prepared, (following, True, False))
+    known: dict[Any, Any] = {s: value.detach().double().cpu().numpy() for s, value in constants_of(prepared).items()}
+    shared = all(bool((np.abs(evaluate(total, known)) < LARGEST).all()) for total in first.sums.values())
+    gentle = all(bool((np.abs(evaluate(rate, known)) * prepared.dt < SMALL).all()) for rate in first.rates)
+    variant = (following, shared, gentle)
+    return _made(prepared, variant), variant
+
+
+def _made(prepared: Prepared, variant: tuple[bool, bool, bool]) -> Steps:
+    """Return the programs of a variant: whether the membrane follows, exponentials are shared, rates are small."""
+    kept, key = prepared.plan.kernels, ("steps", *variant)
+    if key not in kept:
+        kept[key] = make_steps(prepared, shared=variant[1], gentle=variant[2])
+    return kept[key]
+
+
+def _constants(prepared: Prepared, sums: Mapping[Symbol, Any]) -> dict[Symbol, Tensor]:
+    """Return the values of all constants of a kernel."""
+    found = constants_of(prepared)
+    known: dict[Any, Any] = {s: value.detach().double().cpu().numpy() for s, value in found.items()} if sums else {}
+    factors = {name: torch.as_tensor(np.exp(-evaluate(total, known))).reshape(-1) for name, total in sums.items()}
+    return found | factors
 
 
 def try_kernel(prepared: Prepared, like: Tensor) -> Kernel | None:
@@ -66,7 +101,8 @@ def run_fused(
     ``current`` in A and the membranes in V are ``[T + 1, B, N]``, the current may be separable; ``v`` in V ``[B, N]`` and
     ``states``, one ``[S, D, B, N]`` per group, are those at the start; ``reference`` in V is ``[1, N]``.
     """
-    constants, shape, programs = constants_of(prepared), v.shape, kernel.programs
+    shape, programs = v.shape, kernel.programs
+    constants = _constants(prepared, programs.sums)
     flat = [x.expand(*x.shape[:2], *shape).reshape(-1, *shape) for x in states]
     x0 = torch.cat(flat) if flat else v.new_zeros((0, *shape))
     uniform = torch.cat([constants[s].to(v) for s in programs.uniform])

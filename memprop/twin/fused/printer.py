@@ -12,10 +12,11 @@ from sympy.printing.str import StrPrinter
 from memprop.device.functions import absolute, floor, limexp, maximum, minimum
 from memprop.device.sigmoid import sigmoid
 from memprop.errors import InputError
-from memprop.twin.fused.program import Program, expm1, phi
+from memprop.twin.fused.program import Program, expm1, expm1_small, phi, share
 
 _FUNCTIONS: Mapping[Any, str] = {
-    expm1: "m_expm1", sympy.exp: "m_exp", sigmoid: "m_sigmoid", absolute: "m_abs", sympy.Abs: "m_abs", floor: "std::floor",
+    expm1: "m_expm1", expm1_small: "m_expm1_small",
+    sympy.exp: "m_exp", sigmoid: "m_sigmoid", absolute: "m_abs", sympy.Abs: "m_abs", floor: "std::floor",
     minimum: "m_min", maximum: "m_max", limexp: "m_limexp", sympy.log: "std::log", sympy.sin: "std::sin", sympy.cos: "std::cos",
     sympy.tan: "std::tan", sympy.asin: "std::asin", sympy.acos: "std::acos", sympy.atan: "std::atan", sympy.sinh: "std::sinh",
     sympy.cosh: "std::cosh", sympy.tanh: "m_tanh", sympy.asinh: "std::asinh", sympy.acosh: "std::acosh",
@@ -93,6 +94,9 @@ class CppPrinter(StrPrinter):
     def _print_Function(self, expr: Any) -> str:  # noqa: N802
         if isinstance(expr, phi):
             return f"m_phi<{expr.args[0]}>({self._print(expr.args[1])})"
+        if isinstance(expr, share):
+            part, rest = (self._print(arg) for arg in expr.args[1:])
+            return f"({part}/({part} + {rest}))"
         name = self.functions.get(expr.func)
         if name is None:
             return self.emptyPrinter(expr)
@@ -108,7 +112,8 @@ class TritonPrinter(CppPrinter):
 
     language = "Triton"
     functions: Mapping[Any, str] = {
-        expm1: "m_expm1", sympy.exp: "tl.exp", sigmoid: "m_sigmoid", absolute: "tl.abs", sympy.Abs: "tl.abs", floor: "tl.floor",
+        expm1: "m_expm1", expm1_small: "m_expm1",
+        sympy.exp: "tl.exp", sigmoid: "m_sigmoid", absolute: "tl.abs", sympy.Abs: "tl.abs", floor: "tl.floor",
         minimum: "tl.minimum", maximum: "tl.maximum", limexp: "m_limexp", sympy.log: "tl.log", sympy.sin: "tl.sin",
         sympy.cos: "tl.cos", sympy.tanh: "m_tanh", sympy.sinh: "m_sinh", sympy.cosh: "m_cosh",
     }  # fmt: skip

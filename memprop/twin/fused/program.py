@@ -24,6 +24,10 @@ Expr = Any
 """A sympy expression; sympy's own annotations are too loose to check."""
 
 
+SMALL = 0.3465
+"""ln(2)/2, rounded down."""
+
+
 class expm1(sympy.Function):  # noqa: N801 - the name in C
     """exp(z) - 1."""
 
@@ -35,6 +39,19 @@ class expm1(sympy.Function):  # noqa: N801 - the name in C
     def fdiff(self, argindex: int = 1) -> Any:  # noqa: ARG002 - signature of sympy
         """Return the derivative."""
         return expm1(self.args[0]) + 1  # pyright: ignore
+
+
+class expm1_small(sympy.Function):  # noqa: N801
+    """exp(z) - 1 where abs(z) is below `SMALL`: there a polynomial is enough."""
+
+    nargs = 1
+
+    def _eval_is_extended_real(self) -> bool:
+        return True
+
+    def fdiff(self, argindex: int = 1) -> Any:  # noqa: ARG002
+        """Return the derivative."""
+        return self + 1  # pyright: ignore
 
 
 class phi(sympy.Function):  # noqa: N801
@@ -49,6 +66,43 @@ class phi(sympy.Function):  # noqa: N801
         """Return the derivative by z: phi_k - k phi_(k+1)."""
         k, z = self.args
         return phi(k, z) - k * phi(k + 1, z)  # pyright: ignore
+
+
+class share(sympy.Function):  # noqa: N801
+    """``share(z, a, b)`` is a/(a + b), which is the logistic function of z: a/b is exp(z), from wherever it is known.
+
+    Only z counts for the derivative.
+    """
+
+    nargs = 3
+
+    def _eval_is_extended_real(self) -> bool:
+        return True
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        """Return the derivative by z; 0 for the others."""
+        return self * (1 - self) if argindex == 1 else sympy.Integer(0)  # pyright: ignore
+
+
+def with_shares(expressions: Sequence[Expr], moving: set[Symbol]) -> tuple[list[Expr], dict[Symbol, Expr]]:
+    """Return expressions in which logistic functions of opposite slope share one exponential, and new constants.
+
+    exp(-z) of the first and exp(-y) of the second have a product that does not move where y + z does not; the second is then
+    exp(-z)/(exp(-z) + exp(-y - z)). For each exp(-y - z) the expressions have a name; the sums y + z are returned by it.
+    """
+    nodes = sorted({node for expr in expressions for node in expr.atoms(sigmoid)}, key=str)
+    table: dict[Expr, Expr] = {}
+    sums: dict[Symbol, Expr] = {}
+    for k, one in enumerate(nodes):
+        for other in nodes[k + 1 :]:
+            total: Expr = sympy.expand(one.args[0] + other.args[0])
+            if one not in table and other not in table and not total.free_symbols & moving:
+                exponential: Expr = sympy.exp(-one.args[0])
+                table[one] = share(one.args[0], sympy.Integer(1), exponential)
+                name = Symbol("factor_" + "_".join(sorted(map(str, total.free_symbols))), real=True)
+                table[other] = share(other.args[0], exponential, name)
+                sums[name] = total
+    return [expr.xreplace(table) for expr in expressions], sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -11,7 +11,8 @@ import torch
 from sympy import Symbol
 from torch import Tensor
 
-from memprop.twin.fused.program import Expr, Program, Writer, expm1, phi
+from memprop.device.sigmoid import sigmoid
+from memprop.twin.fused.program import Expr, Program, Writer, expm1, expm1_small, phi, with_shares
 from memprop.twin.splitting import TINY, Prepared, PreparedGroup
 
 V, BEFORE, AFTER, STEP, DT = (Symbol(name, real=True) for name in ("v_now", "i_before", "i_after", "step", "dt"))
@@ -30,6 +31,10 @@ class Steps:
     """``v, states -> states`` after ``step`` at fixed membrane."""
     whole: Program
     """``v, states, before, after -> v, states`` after one time step; the states are half a step behind the membrane."""
+    sums: Mapping[Symbol, Expr]
+    """Names of exp(-sum), and the sums, expressions of the constants: see `with_shares`."""
+    rates: tuple[Expr, ...]
+    """Expressions of the constants that the rates of decaying states stay below, in 1/s."""
 
 
 def constants_of(prepared: Prepared) -> dict[Symbol, Tensor]:
@@ -51,15 +56,23 @@ def _constant(letter: str, group: int, device: int, number: int) -> Symbol:
     return Symbol(f"{letter}{group}_{device}_{number}", real=True)
 
 
-def make_steps(prepared: Prepared) -> Steps:
-    """Return the programs of a population."""
-    return _Maker(prepared, list(constants_of(prepared))).steps()
+def make_steps(prepared: Prepared, *, shared: bool = False, gentle: bool = False) -> Steps:
+    """Return the programs of a population.
+
+    ``shared``: logistic functions may share exponentials, see `Steps.sums`. ``gentle``: `Steps.rates` times the time step are
+    below `SMALL`.
+    """
+    return _Maker(prepared, list(constants_of(prepared)), shared, gentle).steps()
 
 
 @dataclass(slots=True)
 class _Maker:
     prepared: Prepared
     constants: list[Symbol]
+    shared: bool
+    gentle: bool
+    sums: dict[Symbol, Expr] = field(default_factory=dict)
+    rates: list[Expr] = field(default_factory=list)
 
     def steps(self) -> Steps:
         states: list[Symbol] = []
@@ -80,8 +93,14 @@ class _Maker:
             still += [end for part in zip(*held, strict=True) for end, _ in part]
             ends += [end for part in zip(*moved, strict=True) for end, _ in part]
         v = self.membrane(whole, mid, move)
-        inputs = (V, *states, BEFORE, AFTER, STEP, DT, *self.constants)
-        return Steps(tuple(states), advance.program(inputs, still), whole.program(inputs, [v, *ends]))
+        inputs = (V, *states, BEFORE, AFTER, STEP, DT, *self.constants, *self.sums)
+        return Steps(
+            tuple(states),
+            advance.program(inputs, still),
+            whole.program(inputs, [v, *ends]),
+            self.sums,
+            tuple(self.rates),
+        )
 
     def table(self, k: int, group: PreparedGroup, d: int) -> dict[Any, Any]:
         """Return the constants of device ``d`` in place of those of its group."""
@@ -97,7 +116,11 @@ class _Maker:
         """Return the expressions of relax ("r") or conduct ("c") at other values of membrane and states."""
         swap = dict(zip(function.moving, moving, strict=True))
         swap |= {symbol: table[letter, symbol] for symbol in function.held}
-        return [writer(expr.xreplace(swap)) for expr in function.expressions]
+        expressions = [expr.xreplace(swap) for expr in function.expressions]
+        if self.shared:
+            expressions, sums = with_shares(expressions, {s for end in moving for s in sympy.sympify(end).free_symbols})
+            self.sums |= sums
+        return list(map(writer, expressions))
 
     def advanced(
         self, writer: Writer, group: PreparedGroup, x: Sequence[Expr], table: Mapping[Any, Any]
@@ -106,11 +129,11 @@ class _Maker:
         kind = group.group
         if not x:
             return []
-        parts = self.part(writer, kind.relax, table, "r", [V, *x])
-        pairs = []
+        parts, pairs = self.part(writer, kind.relax, table, "r", [V, *x]), []
+        gentle = kind.decaying and self.slow(group, table, x)
         for start, slope, one in zip(parts[0::2], parts[1::2], x, strict=True):
             if kind.decaying:
-                speed, decay = writer(start - slope * one), writer(expm1(-slope * STEP))
+                speed, decay = writer(start - slope * one), writer((expm1_small if gentle else expm1)(-slope * STEP))
                 pairs.append((writer(one - speed * decay / (slope + TINY)), writer(speed + speed * decay)))
                 continue
             speed = writer(start - slope * one) if kind.linear else start
@@ -121,6 +144,16 @@ class _Maker:
             return pairs
         ends = [end for end, _ in pairs]
         return list(zip(ends, self.part(writer, kind.relax, table, "r", [V, *ends])[0::2], strict=True))
+
+    def slow(self, group: PreparedGroup, table: Mapping[Any, Any], x: Sequence[Expr]) -> bool:
+        """Note what the rates of a device stay below, if that can be said; return whether they are known to be small."""
+        function, constants = group.group.relax, {symbol: table["r", symbol] for symbol in group.group.relax.held}
+        most = [
+            rate.replace(sigmoid, lambda _: sympy.Integer(1)).xreplace(constants) for rate in function.expressions[1::2]
+        ]
+        known = not any(rate.free_symbols & {*function.moving, V, *x} for rate in most)
+        self.rates += [rate for rate in most if known and rate not in self.rates]
+        return known and self.gentle
 
     def conduct(
         self,
