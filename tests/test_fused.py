@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -278,24 +279,30 @@ def expressions(draw: st.DrawFn, depth: int = 3) -> Any:
         return draw(st.sampled_from([A, B_, C_, sympy.Float(0.5), sympy.Integer(2)]))
     one = draw(expressions(depth=depth - 1))
     two = draw(expressions(depth=depth - 1))
-    kind = draw(st.integers(0, 11))
-    small, when = (
-        sympy.tanh(one),
-        draw(st.sampled_from([A < B_, B_ < 0, C_ >= A])),
-    )  # sympy works hours on alternatives that decide
-    return [
-        one + two, one * two, one - two, sigmoid(one), sympy.exp(small), expm1(small), phi(1, small), phi(2, small),
-        1 / (2 + small), sympy.sqrt(2 + small), limexp(small), sympy.Piecewise((one, when), (one * two, True), evaluate=False),
-    ][kind]  # fmt: skip
+    small, when = sympy.tanh(one), draw(st.sampled_from([A < B_, B_ < 0, C_ >= A]))
+    makers = [
+        lambda: one + two, lambda: one * two, lambda: one - two, lambda: sigmoid(one), lambda: sympy.exp(small),
+        lambda: expm1(small), lambda: phi(1, small), lambda: phi(2, small), lambda: 1 / (2 + small),
+        lambda: sympy.sqrt(2 + small), lambda: limexp(small),
+        lambda: sympy.Piecewise((one, when), (one * two, True), evaluate=False),
+    ]  # fmt: skip
+    return draw(st.sampled_from(makers))()
 
 
 def _value(expr: Any, at: dict[Any, float]) -> float:
-    expr = expr.replace(sigmoid, lambda z: 1 / (1 + sympy.exp(-z))).replace(expm1, lambda z: sympy.exp(z) - 1)
-    return float(evaluate(expr.replace(phi, _phi), dict(at)))
+    """Return the number without touching the expression: rewriting alternatives inside of others takes sympy hours."""
+    known: dict[Any, Any] = dict(at)
+    for node in sympy.postorder_traversal(expr):
+        if isinstance(node, (sigmoid, expm1)):
+            z = float(evaluate(node.args[0], known))
+            known[node] = 1 / (1 + math.exp(-z)) if isinstance(node, sigmoid) else math.expm1(z)
+        elif isinstance(node, phi):
+            known[node] = _phi(node.args[0], float(evaluate(node.args[1], known)))
+    return float(evaluate(expr, known))
 
 
 def _phi(k: Any, z: Any) -> Any:
-    return sum(z**n / sympy.factorial(n + int(k)) for n in range(40))
+    return sum(z**n / math.factorial(n + int(k)) for n in range(40))
 
 
 @settings(max_examples=40, deadline=None)
