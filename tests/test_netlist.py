@@ -92,7 +92,10 @@ def test_bundle_is_read_with_every_pair() -> None:
     tiles = read_netlist((BUNDLE / "conductances.inc").read_text(), "conductances.inc")
     pairs = [e for sub in tiles.subcircuits.values() for e in sub.elements]
     assert len(pairs) == 64 * 32 + 32 * 10
-    assert all(set(e.parameters) == {"gp", "gm"} and len(e.nodes) == 3 for e in pairs)
+    assert all(
+        e.kind == "g" and len(e.nodes) == 4 and re.fullmatch(r"\{?(\d\S*?)-(\d[\d.]*e-\d+|[\d.]+)\}?", e.value)
+        for e in pairs
+    )
     populations = read_netlist((BUNDLE / "populations.inc").read_text(), "populations.inc")
     assert sum(e.value == "mif" for e in populations.elements) == 42
 

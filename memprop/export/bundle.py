@@ -243,7 +243,7 @@ def _manifest(
     )  # fmt: skip
 
 
-def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEncoder, Manifest]:
+def load_bundle(folder: Path | str, *, edited: bool = False) -> tuple[Network, AlphaEncoder, Manifest]:
     """Return network, encoder and manifest of a bundle; with ``edited``, without comparing the hashes.
 
     Raises
@@ -251,6 +251,7 @@ def load_bundle(folder: Path, *, edited: bool = False) -> tuple[Network, AlphaEn
     BundleError: it is incomplete, damaged or edited.
     InputError: its conductances cannot be read or are out of range.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     if not edited:
         check_files(folder, manifest)
