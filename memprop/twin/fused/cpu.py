@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.polynomial import Chebyshev, Polynomial
@@ -111,9 +112,11 @@ def constants(real: str) -> dict[str, str]:
 def _exponential(degree: int) -> list[float]:
     """Return the coefficients of a polynomial for (exp(r) - 1 - r)/r^2 between -ln(2)/2 and ln(2)/2."""
     half = math.log(2) / 2
-    fit = Chebyshev.interpolate(
-        lambda r: sum(r**n / math.factorial(n + 2) for n in range(20)), degree, domain=[-half, half]
-    )
+
+    def wanted(r: Any) -> Any:
+        return sum(r**n / math.factorial(n + 2) for n in range(20))
+
+    fit = Chebyshev.interpolate(wanted, degree, domain=[-half, half])
     return fit.convert(kind=Polynomial).coef.tolist()
 
 
