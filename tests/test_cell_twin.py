@@ -23,7 +23,8 @@ from memprop.errors import InputError, TrainingError
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.twin.assemble import read_circuit
 from memprop.twin.cell import CellState, CellTwin
-from memprop.twin.splitting import UnsplittableError, phi1, phi2, split
+from memprop.twin.exponential import phi1, phi2
+from memprop.twin.splitting import UnsplittableError, split
 
 torch.set_num_threads(1)
 

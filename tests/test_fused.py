@@ -59,7 +59,7 @@ def _twins(cell: Any, size: int, dtype: torch.dtype, dt: float, **more: Any) -> 
     return tuple(CellTwin(size, dt, cell=cell, dtype=dtype, kernel=k, **more) for k in ("eager", "fused"))  # pyright: ignore
 
 
-def _compare(eager: CellTwin, fused: CellTwin, drive: Separable, tolerance: float) -> None:
+def assert_equal_runs(eager: CellTwin, fused: CellTwin, drive: Separable, tolerance: float) -> None:
     expected = _results(eager, drive, False)
     for separable in (False, True):
         for ours, theirs in zip(_results(fused, drive, separable), expected, strict=True):
@@ -71,21 +71,21 @@ def _compare(eager: CellTwin, fused: CellTwin, drive: Separable, tolerance: floa
 @pytest.mark.parametrize(("cell", "dt"), [("mif", 0.5e-6), ("threshold_neuron", 2e-9)])
 def test_fused_twin_equals_eager_twin(cell: str, dt: float, dtype: torch.dtype) -> None:
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-11}[dtype]
-    _compare(*_twins(cell, 7, dtype, dt), _drive(60, 5, 7, dtype), tolerance)
+    assert_equal_runs(*_twins(cell, 7, dtype, dt), _drive(60, 5, 7, dtype), tolerance)
 
 
 @pytest.mark.parametrize(
     ("steps", "batch", "size"), [(1, 1, 1), (2, 3, 1), (15, 1, 127), (16, 2, 64), (17, 3, 43), (225, 2, 9)]
 )
 def test_blocks_and_checkpoints_of_any_size(steps: int, batch: int, size: int) -> None:
-    _compare(*_twins("mif", size, torch.float64, 0.5e-6), _drive(steps, batch, size, torch.float64), 1e-11)
+    assert_equal_runs(*_twins("mif", size, torch.float64, 0.5e-6), _drive(steps, batch, size, torch.float64), 1e-11)
 
 
 def test_parameters_of_each_neuron() -> None:
     generator = np.random.default_rng(1)
     parameters = {"tau": generator.uniform(5e-5, 2e-4, 50), "c": generator.uniform(5e-11, 2e-10, 50), "von": 0.12}
     twins = _twins("mif", 50, torch.float64, 0.5e-6, parameters=parameters)
-    _compare(*twins, _drive(37, 4, 50, torch.float64), 1e-11)
+    assert_equal_runs(*twins, _drive(37, 4, 50, torch.float64), 1e-11)
 
 
 @pytest.mark.parametrize("name", [name for name, own in OWN.items() if own.splits])
@@ -93,7 +93,7 @@ def test_cells_of_users(tmp_path: Path, name: str) -> None:
     own = OWN[name]
     twins = _twins(find_cell(str(write(tmp_path, name, own))), 6, torch.float64, own.dt)
     drive = _drive(60, 3, 6, torch.float64)
-    _compare(*twins, Separable(drive.waveform, drive.amplitude * own.peak / 4e-6), 1e-9)
+    assert_equal_runs(*twins, Separable(drive.waveform, drive.amplitude * own.peak / 4e-6), 1e-9)
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
@@ -174,10 +174,10 @@ kernel.cpu_kernel = lambda programs, dtype: cuda_kernel(programs)
 sys.path.insert(0, sys.argv[1])
 import test_fused as t
 for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
-    t._compare(*t._twins("mif", 5, dtype, 0.5e-6), t._drive(11, 3, 5, dtype), tolerance)
-t._compare(*t._twins("threshold_neuron", 3, torch.float64, 2e-9), t._drive(6, 2, 3, torch.float64), 1e-11)
+    t.assert_equal_runs(*t._twins("mif", 5, dtype, 0.5e-6), t._drive(11, 3, 5, dtype), tolerance)
+t.assert_equal_runs(*t._twins("threshold_neuron", 3, torch.float64, 2e-9), t._drive(6, 2, 3, torch.float64), 1e-11)
 tau = t.np.array([1e-4, 2e-4, 5e-5])
-t._compare(*t._twins("mif", 3, torch.float64, 0.5e-6, parameters={"tau": tau}), t._drive(5, 2, 3, torch.float64), 1e-11)
+t.assert_equal_runs(*t._twins("mif", 3, torch.float64, 0.5e-6, parameters={"tau": tau}), t._drive(5, 2, 3, torch.float64), 1e-11)
 t.test_gradient_by_parameters_is_that_of_the_eager_twin()
 print("equal")
 """

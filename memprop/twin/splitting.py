@@ -24,6 +24,7 @@ from memprop.device.sigmoid import sigmoid, straightened, with_sigmoids
 from memprop.device.torch_function import compile_torch
 from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, Instance, assemble, voltage_symbol
+from memprop.twin.exponential import phi1, phi2
 
 Expr = Any
 """A sympy expression; sympy's own annotations are too loose to check."""
@@ -400,18 +401,3 @@ def _stacked(column: Sequence[Tensor]) -> Tensor:
     if all(value is column[0] for value in column):
         return column[0].reshape(1, 1, -1)
     return torch.stack(torch.broadcast_tensors(*column)).reshape(len(column), 1, -1)
-
-
-def phi1(z: Tensor) -> Tensor:
-    """Return (exp(z) - 1)/z, also near 0 and for its gradient."""
-    near = z.abs() < 1e-2
-    safe = torch.where(near, torch.ones_like(z), z)
-    return torch.where(near, 1.0 + z * (0.5 + z * (1 / 6 + z * (1 / 24 + z / 120))), torch.expm1(safe) / safe)
-
-
-def phi2(z: Tensor) -> Tensor:
-    """Return (exp(z) - 1 - z)/z^2, also near 0 and for its gradient."""
-    near = z.abs() < 1e-2
-    safe = torch.where(near, torch.ones_like(z), z)
-    series = 0.5 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))
-    return torch.where(near, series, (torch.expm1(safe) / safe - 1.0) / safe)
