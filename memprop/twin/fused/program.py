@@ -7,7 +7,7 @@ The adjoint follows by the chain rule, assignment by assignment from the last to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,13 +219,3 @@ def derivative(expr: Expr, symbol: Symbol) -> Expr:
         cases = [(sympy.diff(case.args[0], symbol), case.args[1]) for case in expr.args]
         return sympy.Piecewise(*cases, evaluate=False)
     return sympy.diff(expr, symbol)
-
-
-def renamed(program: Program, names: Mapping[Symbol, Symbol]) -> Program:
-    """Return the program with other names of inputs."""
-    swap = dict(names)
-    return Program(
-        tuple(swap.get(s, s) for s in program.inputs),
-        tuple((name, expr.xreplace(swap)) for name, expr in program.lets),
-        tuple(sympy.sympify(output).xreplace(swap) for output in program.outputs),
-    )
