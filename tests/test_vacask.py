@@ -322,9 +322,18 @@ def test_missing_node_and_branch_are_named() -> None:
 
 def test_option_without_counterpart_is_refused() -> None:
     with pytest.raises(
-        DeckError, match=r"option trtol = 3 has no counterpart in VACASK\. Known: method \(trap, gear\), reltol"
+        DeckError, match=r"option pivtol = 3 has no counterpart in VACASK\. Known: method \(trap, gear\), reltol"
     ):
-        VacaskEngine().run(replace(deck("v1 a 0 1\nr1 a 0 1k"), options={"trtol": 3}))
+        VacaskEngine().run(replace(deck("v1 a 0 1\nr1 a 0 1k"), options={"pivtol": 3}))
+
+
+def test_truncation_error_sets_the_step_in_both_programs() -> None:
+    text = "v1 a 0 sin(0 1 4e5)\nr1 a b 1k\nc1 b 0 10n"
+    for engine in (VacaskEngine(), NgspiceEngine()):
+        points = [
+            len(engine.run(replace(deck(text, step=STOP / 20), options={"trtol": trtol})).time) for trtol in (1e-4, 100)
+        ]
+        assert points[0] > 1.5 * points[1], (engine.name, points)
 
 
 def test_wrong_verilog_a_is_a_failure_of_its_deck() -> None:

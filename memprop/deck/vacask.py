@@ -39,9 +39,11 @@ _BUILT_IN: Mapping[str, str] = {
 }  # fmt: skip
 _OPTIONS: Mapping[str, str] = {
     "reltol": "reltol", "abstol": "abstol", "vntol": "vntol", "chgtol": "chgtol", "gmin": "gmin", "temp": "temp", "tnom": "tnom",
-    "maxord": "tran_maxord",
+    "maxord": "tran_maxord", "trtol": "tran_lteratio",
 }  # fmt: skip
 _METHODS: Mapping[str, str] = {"trap": "trap", "trapezoidal": "trap", "gear": "gear2"}
+_TRTOL = 7
+"""Default of ngspice, twice VACASK's own: with it and SPICE's formula a deck asks both programs for the same accuracy."""
 _AFTER_CORNER = 0.01
 """Distance of the second break point from a corner, in largest time steps."""
 
@@ -271,8 +273,8 @@ class _Writer:
     def control(self, names: Mapping[str, str], further: Sequence[Sequence[Change]]) -> Iterator[str]:
         """Yield options, what to save, the analysis, and changes and analysis of each further run."""
         yield from ("control", "  abort always")
-        yield '  options rawfile="binary"' + "".join(
-            _option(k, v, self.deck.title) for k, v in self.deck.options.items()
+        yield '  options rawfile="binary" tran_spicelte=1' + "".join(
+            _option(k, v, self.deck.title) for k, v in {"trtol": _TRTOL, **self.deck.options}.items()
         )
         saved = [
             f'i("{name.removesuffix(":flow(br)")}")' if raw.startswith("i(") else f'v("{name}")'
