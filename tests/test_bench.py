@@ -25,7 +25,7 @@ from memprop.flow.bench.counts import EXPONENTIAL, Count, both_ways, bytes_moved
 from memprop.flow.bench.figures import draw
 from memprop.flow.bench.machine import Peaks, describe, engines
 from memprop.flow.bench.measure import Spent, as_case, by_turns, peak_memory, ratio
-from memprop.flow.bench.readme import BEGIN, END, block, publish, read_published, replaced
+from memprop.flow.bench.readme import BEGIN, END, block, page, publish, read_published, replaced
 from memprop.flow.bench.run import PARTS, BenchSettings
 from memprop.flow.bench.sheet import Sheet, read_sheet
 from memprop.flow.bench.summary import exponent, growth, lines, times
@@ -396,6 +396,7 @@ def test_block_of_readme_is_what_the_command_makes_of_the_committed_numbers() ->
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     content = read_published(ROOT / "docs" / "bench.json")
     assert replaced(text, block(content), ROOT / "README.md") == text
+    assert (ROOT / "docs" / "bench.md").read_text(encoding="utf-8") == page(content)
     for part in content["parts"]:
         assert (ROOT / "docs" / f"bench_{part}.png").is_file()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ from memprop.errors import InputError
 from memprop.files import write_atomic
 from memprop.flow.bench.figures import draw
 from memprop.flow.bench.run import PARTS
-from memprop.flow.bench.sheet import Row, read_sheet
-from memprop.flow.bench.summary import lines, machine
+from memprop.flow.bench.sheet import read_sheet
+from memprop.flow.bench.summary import Line, lines, machine
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
-KEPT = "bench.json"
-"""File in ``docs/`` from which the table is made."""
+KEPT, WHOLE = "bench.json", "bench.md"
+"""Files in ``docs/``: the rows, and a page with every line and figure made from them."""
 
 
 def publish(out: Path, readme: Path) -> Path:
-    """Copy the rows in ``out`` to ``docs/bench.json`` beside ``readme``, draw their figures there, and write the table.
+    """Copy the rows in ``out`` to ``docs/bench.json`` beside ``readme``, write ``docs/bench.md`` with figures, and the table.
 
     Returns the path of that file.
 
@@ -45,22 +45,31 @@ def publish(out: Path, readme: Path) -> Path:
     write_atomic(target, _one_row_a_line(content))
     for name, rows in content["parts"].items():
         draw(name, rows, target.parent / f"bench_{name}.png")
+    write_atomic(target.with_name(WHOLE), page(content))
     write_atomic(readme, replaced(text, block(content), readme))
     return target
 
 
 def block(content: Mapping[str, Any]) -> str:
-    """Return the text between the marks: the table, the machine and links to the figures."""
-    parts: Mapping[str, list[Row]] = content["parts"]
+    """Return the text between the marks: the lines that lead, and the machine."""
+    return f"{_table(line for line in lines(content['parts']) if line.lead)}\n{machine(content['about'])}\n"
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """Return ``docs/bench.md``: all lines, the machine and the figures."""
+    figures = "\n\n".join(f"## {name}\n\n![{name}](bench_{name}.png)" for name in content["parts"])
+    return (
+        "# Speed\n\nWritten by `make bench-readme` from [bench.json](bench.json). Ratios are median (lowest to highest) of runs by "
+        f"turns.\n\n{_table(lines(content['parts']))}\n{machine(content['about'])}\n\n{figures}\n"
+    )
+
+
+def _table(found: Iterable[Line]) -> str:
     rows = ["| what | against | times faster, wall time | CPU time | and |", "|---|---|---|---|---|"]
-    rows += [
-        "| "
-        + " | ".join(text.replace("|", "/") for text in (line.what, line.against, line.wall, line.cpu, line.more))
-        + " |"
-        for line in lines(parts)
-    ]
-    figures = ", ".join(f"[{name}](docs/bench_{name}.png)" for name in parts)
-    return "\n".join([*rows, "", f"{machine(content['about'])} Figures: {figures}.", ""])
+    for line in found:
+        cells = (text.replace("|", "/") for text in (line.what, line.against, line.wall, line.cpu, line.more))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def read_published(path: Path) -> dict[str, Any]:

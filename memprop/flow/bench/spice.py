@@ -43,7 +43,7 @@ class SpicePlan:
     rounds: int = 3
     large_rounds: int = 2
     images: int = BATCH
-    farm: int = 32
+    farm: int = 96
     """Images of the comparison of workers."""
     growth_images: Sequence[int] = (1, 10, 100)
     growth_neurons: Sequence[int] = (10, 100, 1000)
@@ -236,7 +236,7 @@ PLANS = {
                       duration=10e-6),
     "bench": SpicePlan((784, 16, 10), (784, 100, 10)),
     "full": SpicePlan(
-        (784, 16, 10), (784, 100, 10), ("reduced", "full", "naive"), 5, 3, 25, 100, (1, 10, 100, 1000),
+        (784, 16, 10), (784, 100, 10), ("reduced", "full", "naive"), 5, 3, 25, 400, (1, 10, 100, 1000),
         (10, 30, 100, 300, 1000, 3000, 10_000),
     ),
 }  # fmt: skip

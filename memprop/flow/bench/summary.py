@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class Line:
     cpu: str
     more: str
     """Deviation and what else was measured in the same row."""
+    lead: bool = True
+    """Whether README shows it; all lines stand in ``docs/bench.md``."""
 
 
 def times(found: Mapping[str, float] | None) -> str:
@@ -76,9 +78,8 @@ def _twin(rows: Rows) -> Iterator[Line]:
 def _grown(rows: Rows, what: str, over: str, key: str, case: str) -> Iterator[Line]:
     x, y = growth(rows, over, key, case)
     if len(x) > 1 and min(y) > 0:
-        yield Line(
-            f"{what} {x[0]:,.0f} to {x[-1]:,.0f}, {case}", "", "", "", f"grows with the power {exponent(x, y):.2f}"
-        )
+        sizes = f"{x[0]:,.0f} to {x[-1]:,.0f}"
+        yield Line(f"{what} {sizes}, {case}", "", "", "", f"grows with the power {exponent(x, y):.2f}", lead=False)
 
 
 def _training(rows: Rows) -> Iterator[Line]:
@@ -98,8 +99,10 @@ def _training(rows: Rows) -> Iterator[Line]:
 
 
 def _spice(rows: Rows) -> Iterator[Line]:
-    for row in forms(rows):
-        yield from _form_lines(row)
+    found = forms(rows)
+    for row in found:
+        for line in _form_lines(row):
+            yield line if row is found[-1] else replace(line, lead=False)
     for row in rows:
         if row["kind"] == "workers":
             found = row["ratios"]["1 workers/2 workers"]
@@ -150,7 +153,7 @@ def _over_images(rows: Rows, engine: str) -> Iterator[Line]:
     more = f"grows with the power {exponent(x, y):.2f}"
     if None not in memory:
         more += f"; adds {memory[0] / 2**20:.1f} MiB to the calling process at {x[0]:,.0f}, {memory[-1] / 2**20:.1f} MiB at {x[-1]:,.0f}"
-    yield Line(f"SPICE, cost over images {x[0]:,.0f} to {x[-1]:,.0f}, {engine}", "", "", "", more)
+    yield Line(f"SPICE, cost over images {x[0]:,.0f} to {x[-1]:,.0f}, {engine}", "", "", "", more, lead=False)
 
 
 def _crossbar(rows: Rows) -> Iterator[Line]:
