@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from memprop.export.bundle import load_bundle
     from memprop.flow.loop import Comparison, compare, export_bundle, provenance, summarise, twin_accuracy
     from memprop.flow.simulate import SpiceSettings, image_order, simulate_images
-    from memprop.learn.bptt import BPTTConfig, accuracy, evaluate, fit
+    from memprop.learn.bptt import BPTTConfig, fit
+    from memprop.learn.training import accuracy, evaluate
     from memprop.spice.engine import make_engine
     from memprop.spice.farm import Farm, Job, Outcome
     from memprop.spice.pool import run_many
@@ -44,7 +45,8 @@ _PUBLIC = {
     "export.bundle": ("load_bundle",),
     "flow.loop": ("Comparison", "compare", "export_bundle", "provenance", "summarise", "twin_accuracy"),
     "flow.simulate": ("SpiceSettings", "simulate_images", "image_order"),
-    "learn.bptt": ("BPTTConfig", "accuracy", "evaluate", "fit"),
+    "learn.bptt": ("BPTTConfig", "fit"),
+    "learn.training": ("accuracy", "evaluate"),
     "spice.engine": ("make_engine",),
     "spice.farm": ("Farm", "Job", "Outcome"),
     "spice.pool": ("run_many",),

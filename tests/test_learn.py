@@ -17,8 +17,9 @@ from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images, Split
 from memprop.errors import CheckpointError, InputError, MempropError, OutputError
-from memprop.learn.bptt import BPTTConfig, History, Progress, accuracy, evaluate, fit, one_cycle, shifted
+from memprop.learn.bptt import BPTTConfig, fit
 from memprop.learn.checkpoint import load_checkpoint, save_checkpoint
+from memprop.learn.training import History, Progress, accuracy, evaluate, one_cycle, shifted
 from memprop.twin.network import Twin
 
 torch.set_num_threads(1)
@@ -167,7 +168,7 @@ class TestTraining:
             seeds.append(generator.initial_seed())
             return shifted(images, most, generator)
 
-        monkeypatch.setattr("memprop.learn.bptt.shifted", recorded)
+        monkeypatch.setattr("memprop.learn.training.shifted", recorded)
         for seed in (0, 1, 0):
             fit(make_twin(), DATA, replace(CONFIG, epochs=2, seed=seed))
         assert len(set(seeds[:12])) == 12, "2 seeds, 2 epochs, 3 steps"

@@ -38,7 +38,7 @@ from memprop.flow.proof_gradient import Question, gradient_proof
 from memprop.flow.settings import RunSettings
 from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, image_order, simulate_images
 from memprop.flow.train import load_trained, train
-from memprop.learn.bptt import History, Progress
+from memprop.learn.training import History, Progress
 from memprop.report import figures
 from memprop.report.progress import Tally, progress
 from memprop.report.table import summary_table

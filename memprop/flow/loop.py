@@ -24,7 +24,7 @@ from memprop.export.bundle import Provenance, StoredImage, load_bundle, write_bu
 from memprop.export.manifest import Manifest
 from memprop.flow.reduction import rail_sources
 from memprop.flow.simulate import MAX_STEP, ImageResult, SpiceResults, SpiceSettings
-from memprop.learn.bptt import accuracy, evaluate
+from memprop.learn.training import accuracy, evaluate
 from memprop.spice.engine import Engine
 from memprop.twin.network import Twin
 

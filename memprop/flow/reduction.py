@@ -57,7 +57,9 @@ class ImageReduction:
         if self.waveforms:
             rails = _columns(recording, [f"i({name})" for name in rail_sources()])
             found |= {
-                "membranes": self._on_grid(moments, populations),
+                "membranes": on_grid(
+                    recording, [n for nodes in self.membranes for n in nodes], np.arange(self.steps + 1.0) * self.dt
+                ),
                 "time": moments,
                 "outputs": outputs,
                 "rails": rails,
@@ -76,14 +78,15 @@ class ImageReduction:
         energies[GROUPS.index("crossbars")] += sum(weights @ load.power(populations[k]) for k, load in self.loads)
         return energies
 
-    def _on_grid(self, moments: Array, populations: Sequence[Array]) -> NDArray[np.float32]:
-        """Return all membranes at the multiples of ``dt``; straight lines would be off by millivolts where one bends."""
-        from scipy.interpolate import PchipInterpolator  # noqa: PLC0415 - half a second that few images need
 
-        first = np.append(True, np.diff(moments) > 0)
-        waves = np.concatenate(populations, axis=1)[first]
-        grid = np.clip(np.arange(self.steps + 1) * self.dt, moments[0], moments[-1])
-        return PchipInterpolator(moments[first], waves, axis=0)(grid).astype(np.float32)
+def on_grid(recording: Recording, names: Sequence[str], grid: Array) -> NDArray[np.float32]:
+    """Return variables at the moments of ``grid`` in s, ``[moments, names]``; straight lines would be off by millivolts where one bends."""
+    from scipy.interpolate import PchipInterpolator  # noqa: PLC0415 - half a second that few images need
+
+    moments = recording["time"].values
+    first = np.append(True, np.diff(moments) > 0)
+    waves = _columns(recording, names)[first]
+    return PchipInterpolator(moments[first], waves, axis=0)(np.clip(grid, moments[0], moments[-1])).astype(np.float32)
 
 
 def _columns(recording: Recording, names: Sequence[str]) -> Array:

@@ -12,8 +12,9 @@ from memprop.data.sets import Images
 from memprop.errors import CheckpointError
 from memprop.files import ensure_folder
 from memprop.flow.settings import TRAINING, RunSettings, load_settings, save_settings
-from memprop.learn.bptt import History, Progress, fit
+from memprop.learn.bptt import fit
 from memprop.learn.checkpoint import load_checkpoint
+from memprop.learn.training import History, Progress
 from memprop.twin.network import Twin
 
 

@@ -84,6 +84,18 @@ class ResultCache:
             for key, arrays in rows.items():
                 self.put(key, arrays, 0.0)
 
+    def clear(self) -> None:
+        """Drop all results; the file keeps its size, for those that come.
+
+        Raises
+        ------
+        OutputError: the file cannot be written.
+        """
+        try:
+            self._base.execute("DELETE FROM results")
+        except sqlite3.DatabaseError as error:
+            raise _fault(self.path, error) from error
+
     def __len__(self) -> int:
         return sum(count for (count,) in self._base.execute("SELECT COUNT(*) FROM results"))
 

@@ -129,12 +129,12 @@ class Farm:
         retries: int = 1, batch: int = BATCH, timeout_s: float = 600.0,
     ) -> None:  # fmt: skip
         _check(workers, retries, batch, timeout_s)
-        self._own = make_engine(engine) if isinstance(engine, str) else None
-        self.engine = self._own or engine
-        self._recipe = describe(self.engine)  # pyright: ignore[reportArgumentType] - no string any more
+        self.engine: Engine = make_engine(engine) if isinstance(engine, str) else engine
+        self._own = self.engine if isinstance(engine, str) else None
+        self._recipe = describe(self.engine)
         self._count, self._cluster, self._retries, self._batch = workers or cores(), cluster, retries, batch
         self._timeout_s = timeout_s
-        self._prefix = f"{version('memprop')} {self.engine.name}"  # pyright: ignore[reportAttributeAccessIssue]
+        self._prefix = f"{version('memprop')} {self.engine.name}"
         self._workers: Workers | None = None
         self.cache = None if cache is None else ResultCache(cache)
 

@@ -24,6 +24,7 @@ from memprop.twin.drive import Separable, expanded, shape_of
 from memprop.twin.fused.kernel import kernel_of, run_fused, try_kernel
 from memprop.twin.fused.run import Kernel
 from memprop.twin.general import Solver, compile_system
+from memprop.twin.injection import injected
 from memprop.twin.splitting import Prepared, Splitting, UnsplittableError, expression_value, split
 
 DT = 0.25e-6
@@ -121,6 +122,12 @@ class CellTwin(nn.Module):
         """Names of the circuit's unknowns, membrane first, as in ngspice."""
         return self._solver.system.unknowns
 
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Those unknowns that are device states, as `follow` takes them; none for a cell of general form."""
+        groups = self._plan.groups if self._plan else ()
+        return tuple(sorted({i.node(s) for group in groups for i in group.instances for s in group.states}))
+
     def _values(self) -> dict[str, Tensor]:
         return {name: getattr(self, _PREFIX + name) for name in self.circuit.defaults}
 
@@ -193,6 +200,53 @@ class CellTwin(nn.Module):
             return above, CellState(above[-1] + reference, tuple(states))
         membrane, states = prepared.run(expanded(current), state.membrane, list(state.states))
         return torch.stack(membrane) - reference, CellState(membrane[-1], tuple(states))
+
+    def follow(
+        self, current: Tensor | Separable, membrane: Tensor, states: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return a measured membrane above rest in V, ``[T + 1, B, N]``, with the gradient that this twin has along it.
+
+        ``current`` is what flows into the membranes in A, as the model has it; ``states`` are device states measured in the middle
+        of each step, ``[T, B, N]`` by name as in `unknowns`. Without them they are computed along the measured membrane, as they
+        always are for cells of general form.
+
+        Raises
+        ------
+        InputError: shapes differ, or a state is missing.
+        """
+        if shape_of(current) != membrane.shape:
+            raise InputError(
+                f"membrane has shape {tuple(membrane.shape)}, the current {tuple(shape_of(current))}: both must be [T + 1, B, N]."
+            )
+        start, drive = self.resting_state(membrane.shape[1]), expanded(current)
+        if self._plan is None:
+            return torch.stack(self._follow_general(drive, membrane, start)) - self.rest
+        seen = None if states is None else self._blocks(states, drive)
+        return torch.stack(self.prepared(drive).follow(drive, membrane, list(start.states), seen)) - self.rest
+
+    def _follow_general(self, current: Tensor, membrane: Tensor, state: CellState) -> list[Tensor]:
+        others, found = state.states[0].permute(1, 2, 0), [membrane[0]]
+        inputs = [self._inputs(drive) for drive in current.unbind(0)]
+        for n, (before, after) in enumerate(pairwise(inputs), 1):
+            y = self._solver.step(torch.cat([found[-1][..., None], others], -1), before, after, (len(FIXED),), self.dt)
+            others = y[..., 1:]
+            found.append(injected(membrane[n], y[..., 0]))
+        return found
+
+    def _blocks(self, states: Mapping[str, Tensor], like: Tensor) -> list[Tensor]:
+        """Return device states as `Prepared.follow` takes them: per group ``[T, S, D, B, N]``."""
+        groups = self._plan.groups if self._plan else ()
+        names = {i.node(s) for group in groups for i in group.instances for s in group.states}
+        if missing := sorted(names - set(states)):
+            raise InputError(
+                f"cell {self.cell.name}: state '{missing[0]}' was not measured. Measure all of {', '.join(names)}."
+            )
+        empty = like.new_zeros(len(like) - 1, 0, 1, *like.shape[1:])
+        return [
+            torch.stack([torch.stack([states[i.node(s)] for i in group.instances], 1) for s in group.states], 1).to(like)
+            if group.states else empty
+            for group in groups
+        ]  # fmt: skip
 
     def prepared(self, like: Tensor) -> Prepared:
         """Return the splitting with this population's parameters, for tensors like this one.

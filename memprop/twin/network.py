@@ -96,19 +96,35 @@ class Twin(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the time mean of the output membranes above rest in V, ``[B, classes]``."""
-        above = self._output(images)
-        # Trapezoidal rule, the exact mean of straight pieces between the time points.
-        return (above.sum(0) - 0.5 * (above[0] + above[-1])) / (len(above) - 1)
-
-    def _output(self, images: Tensor) -> Tensor:
-        current = self._input_current(images)
-        return self.layers[1:](current)
+        return _mean(self.layers[1:](self._input_current(images)))
 
     def _input_current(self, images: Tensor) -> Separable:
         """Return the first column currents: the image passes the crossbar once, whatever the number of time points."""
         first = self.crossbars[0]
         amplitude = self.encoder.amplitude(images).to(first.weight)
         return first(Separable(self.encoder.samples(self.dt).to(amplitude), amplitude))
+
+    def follow(
+        self, images: Tensor, membranes: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> Tensor:
+        """Return what `forward` returns as the circuit has it, with the gradient that this twin has along its waveforms.
+
+        ``membranes`` were measured at the time points in V, per population ``[T + 1, B, N]``; ``states`` in the middle of each
+        step, see `CellTwin.follow`.
+
+        Raises
+        ------
+        InputError: not one entry per population, shapes differ, or a state is missing.
+        """
+        if len(membranes) != len(self.populations) or (states is not None and len(states) != len(membranes)):
+            raise InputError(f"{len(membranes)} populations were measured; the twin has {len(self.populations)}.")
+        current: Tensor | Separable = self._input_current(images)
+        above = images.new_zeros(())
+        for k, population in enumerate(self.populations):
+            above = population.follow(current, membranes[k], None if states is None else states[k])
+            if k + 1 < len(self.populations):
+                current = self.crossbars[k + 1](above)
+        return _mean(above)
 
     @torch.no_grad()
     def traces(self, images: Tensor) -> dict[str, Tensor]:
@@ -158,6 +174,11 @@ class Twin(nn.Module):
             Projection(f"x{k}", f"x{k + 1}", *crossbar.pair()) for k, crossbar in enumerate(self.crossbars)
         )
         return Network(name, self.sizes[0], populations, projections, self.window, wires=self.wires)
+
+
+def _mean(above: Tensor) -> Tensor:
+    """Return the time mean by the trapezoidal rule, exact for straight pieces between the time points."""
+    return (above.sum(0) - 0.5 * (above[0] + above[-1])) / (len(above) - 1)
 
 
 def float_rest(rest: Tensor) -> tuple[float, ...]:

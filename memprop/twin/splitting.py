@@ -25,6 +25,7 @@ from memprop.device.torch_function import compile_torch
 from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, Instance, assemble, voltage_symbol
 from memprop.twin.exponential import phi1, phi2
+from memprop.twin.injection import injected
 
 Expr = Any
 """A sympy expression; sympy's own annotations are too loose to check."""
@@ -280,16 +281,40 @@ class Prepared:
             membrane.append(v)
         return membrane, [group.advance(v, x, 0.5 * dt)[0] for group, x in zip(self.groups, states, strict=True)]
 
+    def follow(
+        self, current: Tensor, membrane: Tensor, start: list[Tensor], seen: Sequence[Tensor] | None
+    ) -> list[Tensor]:
+        """Return a measured ``membrane`` ``[T + 1, B, N]`` in V as a function of ``current``: its values, and this twin's slopes there.
+
+        ``seen`` are states measured in the middle of each step, per group ``[T, S, D, B, N]``; without them they are computed
+        from ``start`` along the measured membrane.
+        """
+        drives, v, states, found = (current + self.source).unbind(0), membrane[0], start, [membrane[0]]
+        for n in range(len(drives) - 1):
+            middle = None if seen is None else [block[n] for block in seen]
+            v, states = self.step(v, states, drives[n], drives[n + 1], self.dt if n else 0.5 * self.dt, middle)
+            v = injected(membrane[n + 1], v)
+            found.append(v)
+        return found
+
     def step(
-        self, v: Tensor, states: list[Tensor], before: Tensor, after: Tensor, step: float
+        self,
+        v: Tensor,
+        states: list[Tensor],
+        before: Tensor,
+        after: Tensor,
+        step: float,
+        seen: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return membrane and states after a time step; the states move by ``step`` s, and stay half a time step behind.
 
-        ``before`` and ``after`` are currents in A with the passive source, ``[B, N]``, at the ends of the time step.
+        ``before`` and ``after`` are currents in A with the passive source, ``[B, N]``, at the ends of the time step. States
+        that were ``seen`` take the place of the computed ones.
         """
         mid, move, moved = self.base, None, []
-        for group, x in zip(self.groups, states, strict=True):
+        for k, (group, x) in enumerate(zip(self.groups, states, strict=True)):
             x, speed = group.advance(v, x, step)  # noqa: PLW2901
+            x = x if seen is None else injected(seen[k], x)  # noqa: PLW2901
             mid, move = group.conduction(v, x, speed, mid, move)
             moved.append(x)
         return self._membrane(v, before, after, mid, move), moved

@@ -16,8 +16,9 @@ from torch.nn import functional
 from memprop.data.sets import Images, Split, load
 from memprop.flow.bench.measure import Run, Spent, as_case, by_turns, median, now, ratio, ratios, shown
 from memprop.flow.bench.sheet import Row, Sheet
-from memprop.learn.bptt import BPTTConfig, Progress, fit, shifted
+from memprop.learn.bptt import BPTTConfig, fit
 from memprop.learn.memory import keep_freed_memory
+from memprop.learn.training import Progress, shifted
 from memprop.twin.drive import Separable
 from memprop.twin.network import Twin
 

@@ -1,0 +1,100 @@
+"""In-the-loop learning: the circuit does the forward pass, the twin the backward pass along the measured waveforms.
+
+Measured membranes and device states take the place of the computed ones at every time step, while the gradient passes to the
+twin (Cramer et al., arXiv:2006.07239). So the loss is that of the circuit as it is, with its spread, and learning corrects what
+the twin does not know. The update itself, and its write-back, are those of `memprop.learn.bptt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memprop.data.sets import Images
+from memprop.errors import InputError
+from memprop.files import sha256
+from memprop.learn.plant import Plant
+from memprop.learn.training import History, Progress, Training, TrainingConfig
+from memprop.twin.network import Twin
+
+
+@dataclass(frozen=True, slots=True)
+class InTheLoopConfig(TrainingConfig):
+    """Settings of learning in the loop: few images, small steps from a network that was trained on the twin."""
+
+    epochs: int = 5
+    batch: int = 50
+    rate_input: float = 2e-8
+    rate_hidden: float = 2e-7
+    decay: float = 0.0
+    dt: float | None = 0.5e-6
+    shift: int = 0
+    validation: int = 200
+    patience: int = 100
+    checkpoint_s: float = 0.0
+    images: int | None = 2000
+
+
+def fit_in_the_loop(
+    twin: Twin,
+    plant: Plant,
+    data: Images,
+    config: InTheLoopConfig | None = None,
+    *,
+    checkpoint: Path | None = None,
+    on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
+) -> History:
+    """Go on from the weights of ``twin`` with the circuit in the loop, and leave in ``twin`` those of the best epoch.
+
+    The best epoch is that with the highest accuracy of the circuit on the images held out. With ``checkpoint`` the state is written
+    after every batch, and a plant that keeps its measurements repeats none that was finished.
+
+    Raises
+    ------
+    InputError: images and network do not fit.
+    SimulationError: an image could not be measured; the checkpoint is kept.
+    CheckpointError: the checkpoint is damaged or of another training.
+    TrainingError: the loss became NaN.
+    """
+    config = config or InTheLoopConfig()
+    with twin.stepping(twin.dt if config.dt is None else config.dt):
+        return _InTheLoop(twin, plant, data, config, checkpoint, on_step).run()
+
+
+class _InTheLoop(Training):
+    """A training whose forward pass is measured."""
+
+    def __init__(
+        self, twin: Twin, plant: Plant, data: Images, config: InTheLoopConfig, checkpoint: Path | None,
+        on_step: Callable[[Progress], None],
+    ) -> None:  # fmt: skip
+        if not config.validation:
+            raise InputError("in the loop the best epoch is chosen on images held out: validation must be at least 1.")
+        super().__init__(twin, data, config, checkpoint, on_step)
+        self.plant, self.before = plant, plant.seconds
+        start = [sha256(crossbar.weight.detach().cpu().numpy().tobytes()) for crossbar in twin.crossbars]
+        self.identity |= {"rule": "in_the_loop", "start": start, "circuit": plant.name}
+
+    def outputs(self, images: Tensor) -> Tensor:
+        return self._measured(images)
+
+    def judged(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._measured(part) for part in images.split(self.config.batch)])
+
+    def _measured(self, images: Tensor) -> Tensor:
+        self.plant.program([crossbar.pair() for crossbar in self.twin.crossbars])
+        found = self.plant.show(images, self.twin.dt)
+        return self.twin.follow(images, found.membranes, found.states)
+
+    def finish_epoch(self) -> None:
+        super().finish_epoch()
+        self.history.circuit_seconds.append(self.plant.seconds - self.before)
+        self.before = self.plant.seconds
+
+    def saved(self) -> None:
+        self.plant.forget()
