@@ -35,10 +35,11 @@ from memprop.export.bundle import load_bundle
 from memprop.flow.commands import export_run, replay_bundle, train_loop
 from memprop.flow.doctor import examine
 from memprop.flow.evaluate import interval, simulate_bundle
+from memprop.flow.gradient import Question
 from memprop.flow.image_jobs import Image, image_decks
 from memprop.flow.loop import compare, form_deviation
 from memprop.flow.proof_cell import cell_proofs
-from memprop.flow.proof_gradient import Question, gradient_proof
+from memprop.flow.proof_gradient import gradient_proof
 from memprop.flow.settings import PRESETS, RunSettings, load_settings, save_settings
 from memprop.flow.simulate import SpiceResults, SpiceSettings, image_order, simulate_images
 from memprop.flow.train import load_trained

@@ -22,6 +22,7 @@ from memprop.export.bundle import check_target, load_bundle
 from memprop.export.replay import replay
 from memprop.files import ensure_folder, write_json
 from memprop.flow.engines import compare_engines
+from memprop.flow.gradient import Question
 from memprop.flow.loop import (
     Clock,
     compare,
@@ -34,7 +35,7 @@ from memprop.flow.loop import (
     with_form,
 )
 from memprop.flow.proof_cell import Proof, cell_proofs
-from memprop.flow.proof_gradient import Question, gradient_proof
+from memprop.flow.proof_gradient import gradient_proof
 from memprop.flow.settings import RunSettings
 from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, image_order, simulate_images
 from memprop.flow.train import load_trained, train
