@@ -225,6 +225,7 @@ def _manifest(
 ) -> Manifest:
     populations = [
         PopulationRecord(name=p.name, size=p.size, cell=p.cell.card, rest=list(p.rest),
+                         gain=p.gain and list(p.gain), offset=p.offset and list(p.offset),
                          parameters={name: np.asarray(value).tolist() for name, value in p.parameters.items()})
         for p in network.populations
     ]  # fmt: skip
@@ -263,7 +264,8 @@ def load_bundle(folder: Path | str, *, edited: bool = False) -> tuple[Network, A
     pairs = read_conductances(text, shapes, str(folder / CONDUCTANCES))
     populations = tuple(
         Population(p.name, p.size, _cell(cells, p.cell.name, p.cell, folder),
-                   {name: np.asarray(v) if isinstance(v, list) else v for name, v in p.parameters.items()}, tuple(p.rest))
+                   {name: np.asarray(v) if isinstance(v, list) else v for name, v in p.parameters.items()}, tuple(p.rest),
+                   p.gain and tuple(p.gain), p.offset and tuple(p.offset))
         for p in manifest.populations
     )  # fmt: skip
     network = Network(
