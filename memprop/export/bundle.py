@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ from memprop.export.readme import readme_text
 from memprop.export.scan import scan_cells
 from memprop.export.testbench import make_checks, testbench_text
 from memprop.files import ensure_folder, sha256, shipped, write_atomic, write_json
+
+T = TypeVar("T")
 
 CONDUCTANCES = "conductances.inc"
 RMS_LIMIT = 0.1e-3
@@ -225,7 +227,7 @@ def _manifest(
 ) -> Manifest:
     populations = [
         PopulationRecord(name=p.name, size=p.size, cell=p.cell.card, rest=list(p.rest),
-                         gain=p.gain and list(p.gain), offset=p.offset and list(p.offset),
+                         gain=_numbers(list, p.gain), offset=_numbers(list, p.offset),
                          parameters={name: np.asarray(value).tolist() for name, value in p.parameters.items()})
         for p in network.populations
     ]  # fmt: skip
@@ -265,7 +267,7 @@ def load_bundle(folder: Path | str, *, edited: bool = False) -> tuple[Network, A
     populations = tuple(
         Population(p.name, p.size, _cell(cells, p.cell.name, p.cell, folder),
                    {name: np.asarray(v) if isinstance(v, list) else v for name, v in p.parameters.items()}, tuple(p.rest),
-                   p.gain and tuple(p.gain), p.offset and tuple(p.offset))
+                   _numbers(tuple, p.gain), _numbers(tuple, p.offset))
         for p in manifest.populations
     )  # fmt: skip
     network = Network(
@@ -279,6 +281,10 @@ def load_bundle(folder: Path | str, *, edited: bool = False) -> tuple[Network, A
     )
     record = manifest.encoder.model_dump()
     return network, AlphaEncoder(**{**record, "onsets": tuple(record["onsets"])}), manifest
+
+
+def _numbers(kind: Callable[[Iterable[float]], T], values: Iterable[float] | None) -> T | None:
+    return None if values is None else kind(values)
 
 
 def _check_models(folder: Path, manifest: Manifest) -> None:
