@@ -197,6 +197,17 @@ def draw_chip(network: Network, spread: Spread, seed: int) -> Chip:
     return Chip(replace(network, populations=populations, wires=wires), devices, tuple(drawn))
 
 
+def corner_network(network: Network, name: str) -> Network:
+    """Return the network with all neurons at a corner of their cells' cards; the rest that rows refer to stays the designed one.
+
+    Raises
+    ------
+    InputError: a cell has no corner of that name, or it takes a parameter out of its range.
+    """
+    populations = (replace(p, parameters=p.cell.card.at_corner(name, p.parameters)) for p in network.populations)
+    return replace(network, populations=tuple(populations))
+
+
 def stream(seed: int, name: str) -> np.random.Generator:
     """Return the random stream of the quantity called ``name``, independent of all others."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(name.encode())))

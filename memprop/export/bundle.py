@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from memprop.circuit.cell import Cell, TextSubCircuit, load_cell, outer_blocks
+from memprop.circuit.cell import Cell, CellCard, TextSubCircuit, load_cell, outer_blocks
 from memprop.circuit.elaborate import Elaborated, Form, elaborate, forms_of
 from memprop.circuit.network import Network, Population, Projection
 from memprop.circuit.stimulus import Stimulus
@@ -226,7 +226,7 @@ def _manifest(
     network: Network, encoder: AlphaEncoder, testbenches: list[Testbench], provenance: Provenance, files: dict[str, str]
 ) -> Manifest:
     populations = [
-        PopulationRecord(name=p.name, size=p.size, cell=p.cell.card, rest=list(p.rest),
+        PopulationRecord(name=p.name, size=p.size, cell=_record_of(p.cell), rest=list(p.rest),
                          gain=_numbers(list, p.gain), offset=_numbers(list, p.offset),
                          parameters={name: np.asarray(value).tolist() for name, value in p.parameters.items()})
         for p in network.populations
@@ -315,12 +315,22 @@ def _cells(text: str, folder: Path) -> dict[str, TextSubCircuit]:
     return {str(cell.name).lower(): cell for cell in cells}
 
 
+def _record_of(cell: Cell) -> CellCard:
+    """Return the card that a manifest keeps; a shipped cell finds its corners again, and earlier versions know none."""
+    known = load_cell(cell.name).card if (shipped("circuits") / cell.name).is_dir() else None
+    return cell.card.without_corners() if cell.card == known else cell.card
+
+
 def _cell(cells: Mapping[str, TextSubCircuit], name: str, card: Any, folder: Path) -> Cell:
     if name not in cells:
         raise BundleError(f"bundle {folder}: cells.inc has no subcircuit '{name}'. Export the bundle again.")
     known = load_cell(name) if (shipped("circuits") / name).is_dir() else None
     # A cell equal to the shipped one keeps the comments of its file, so that write-back gives the same bytes.
-    if known is not None and known.card == card and _code(known.text) == _code(str(cells[name])):
+    if (
+        known is not None
+        and known.card.without_corners() == card.without_corners()
+        and _code(known.text) == _code(str(cells[name]))
+    ):
         models = [model_file(model) for model in card.models]
         if all(_text(folder, file) == model_text(file, known.home) for file in models):
             return known
