@@ -93,11 +93,13 @@ class Drawn:
     """On the chip, clipped, of the same shape."""
     clipped: int = 0
     """Number of values that left their range."""
+    stuck: bool = False
+    """Whether these are cells that no programming moves."""
 
     @property
     def relative(self) -> bool:
-        """Whether the design has a value to compare with; offsets are none by design."""
-        return bool((self.nominal != 0.0).all())
+        """Whether to compare with the design; it has no offsets, and stuck cells do not follow it."""
+        return not self.stuck and bool((self.nominal != 0.0).all())
 
     @property
     def shown(self) -> Array:
@@ -162,11 +164,14 @@ class Chip:
 
     def _crossbar(self, projection: Projection, window: ConductanceRange) -> list[Drawn]:
         devices, target = self.devices[projection.name], (projection.g_plus, projection.g_minus)
-        actual = np.stack(devices.actual(target, window))
-        free, nominal = np.stack(devices.stuck) == 0, np.stack(target)
-        name, clipped = f"{projection.name}.conductance", devices.clipped(target, window)
-        rows = [Drawn(name, "S", nominal[free], actual[free], clipped)] if free.any() else []
-        return rows + ([Drawn(f"{projection.name}.stuck", "S", nominal[~free], actual[~free])] if (~free).any() else [])
+        actual, nominal, stuck = np.stack(devices.actual(target, window)), np.stack(target), np.stack(devices.stuck)
+        rows = []
+        for name, here in (("conductance", stuck == 0), ("stuck_low", stuck < 0), ("stuck_high", stuck > 0)):
+            if here.any():
+                clipped = 0 if name != "conductance" else devices.clipped(target, window)
+                full = f"{projection.name}.{name}"
+                rows.append(Drawn(full, "S", nominal[here], actual[here], clipped, stuck=name != "conductance"))
+        return rows
 
 
 def spread_network(network: Network, spread: Spread, seed: int) -> Network:
