@@ -268,6 +268,32 @@ def fit_device(
 
 
 @app.command()
+def spread(
+    bundle: Bundle,
+    sigma: Annotated[float, typer.Option(help="Relative standard deviation of the neurons' --parameters.")] = 0.0,
+    parameters: Annotated[str, typer.Option(help="Parameters of the neurons, with commas.")] = "c,tau,von,voff",
+    resistance: Annotated[float, typer.Option(help="Relative standard deviation of each RRAM cell.")] = 0.0,
+    stuck_low: Annotated[float, typer.Option(help="Share of RRAM cells stuck at the lowest conductance.")] = 0.0,
+    stuck_high: Annotated[float, typer.Option(help="Share of RRAM cells stuck at the highest one.")] = 0.0,
+    gain: Annotated[float, typer.Option(help="Relative standard deviation of the gain of column mirrors.")] = 0.0,
+    offset: Annotated[float, typer.Option(help="Standard deviation of the mirrors' offset current, in A.")] = 0.0,
+    wire: Annotated[float, typer.Option(help="Relative standard deviation of the wires' resistance, per chip.")] = 0.0,
+    corner: Annotated[str | None, typer.Option(help="Corner in the card of the neurons, e.g. slow.")] = None,
+    seed: Annotated[int, typer.Option(help="Number of the chip.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>_chip<seed>.")] = None,
+    engine: EngineName = "ngspice",
+    timeout_s: Timeout = 1800.0,
+) -> None:
+    """Draw one chip of a design, all of whose parts differ a little, and write it as a bundle; say what was drawn."""
+    from memprop.circuit.spread import Spread  # noqa: PLC0415
+    from memprop.flow.spread import ChipSettings, parse_parameters, spread_bundle  # noqa: PLC0415
+
+    drawn = Spread(parse_parameters(parameters, sigma), resistance, stuck_low, stuck_high, gain, offset, wire)
+    chip = ChipSettings(drawn, corner, seed)
+    spread_bundle(bundle, out, console, chip, engine_name=engine, timeout_s=timeout_s)
+
+
+@app.command()
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(help="twin, training, spice, crossbar; default all.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All sizes: an hour or two instead of minutes.")] = False,

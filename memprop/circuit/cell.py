@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from PySpice.Spice.Netlist import SubCircuit
 
 from memprop.device.card import Parameter, Strict, merge, read_card
@@ -55,6 +55,16 @@ class Limit(Strict):
     description: str
 
 
+class Corner(Strict):
+    """A corner of fabrication: all cells of a chip are off in the same way."""
+
+    description: str
+    factors: dict[str, float] = Field(default_factory=dict)
+    """Parameters times a number."""
+    values: dict[str, float] = Field(default_factory=dict)
+    """Parameters of another value, in SI units."""
+
+
 class CellCard(Strict):
     """Card of a cell in ``circuits/``."""
 
@@ -69,6 +79,31 @@ class CellCard(Strict):
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     stimulus: Stimulus | None = None
     limits: dict[str, Limit] = Field(default_factory=dict)
+    corners: dict[str, Corner] = Field(default_factory=dict)
+    """By name; not written where there are none, so that earlier versions read bundles of such cells."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "corners" or value}
+
+    def without_corners(self) -> CellCard:
+        """Return the card with no corner."""
+        return self.model_copy(update={"corners": {}})
+
+    def at_corner(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters ``values`` in SI units, numbers or arrays, as they are at the corner called ``name``.
+
+        Raises
+        ------
+        InputError: there is no such corner, or it takes a parameter out of its range.
+        """
+        if name not in self.corners:
+            known = ", ".join(self.corners) or f"none; write [corners.{name}] into its card"
+            raise InputError(f"cell '{self.name}' has no corner '{name}'. Known: {known}.")
+        corner = self.corners[name]
+        changes = {key: factor * np.asarray(values.get(key, 1.0)) for key, factor in corner.factors.items()}
+        merged = merge(f"{self.name}, corner {name}", self.parameters, values, {**changes, **corner.values})
+        return {key: float(value) if np.ndim(value) == 0 else value for key, value in merged.items()}
 
 
 class TextSubCircuit(SubCircuit):
@@ -233,6 +268,7 @@ def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], l
             "name": str(cell.name).lower(),
             "parameters": known,
             "states": {},
+            "corners": {},
             "models": base.models,
         }
         cell = Cell(base.model_copy(update=update), cell)
@@ -257,6 +293,8 @@ def _checked(cell: Cell) -> Cell:
     missing = (set(cell.card.parameters) | ({"gp", "gm"} if cell.card.kind == "synapse" else set())) - names
     if missing:
         raise InputError(f"subcircuit '{cell.name}' lacks parameter {', '.join(sorted(missing))} of its card. Add it.")
+    for corner in cell.card.corners:
+        cell.card.at_corner(corner, {name: parameter.default for name, parameter in cell.card.parameters.items()})
     for name, parameter in cell.card.parameters.items():
         # Instances name only what differs from the default, so the two defaults must be one.
         if _default(cell.subcircuit, name) != parameter.default:

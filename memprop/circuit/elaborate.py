@@ -154,15 +154,15 @@ def _populations(network: Network, stimulus: Stimulus) -> Section:  # noqa: ARG0
     for population in network.populations:
         for j in range(population.size):
             column = f"{population.name}_col{j}"
-            top.X(f"_{column}_mirror", "column_mirror", column, f"{column}_mem", 0)
+            mirror, values = _mirror(population, j)
+            top.X(f"_{column}_mirror", mirror, column, f"{column}_mem", 0, **values)
             top.X(f"_{column}_cell", population.cell.name, f"{column}_mem", *RAILS, 0, **_instance(population, j))
             if population.name in drives:
                 row = f"{population.name}_row{j}"
                 top.V(f"_{population.name}_rest{j}", f"{population.name}_rest{j}", 0, population.rest[j])
                 top.X(f"_{row}", "row_driver", f"{row}_p", f"{row}_n", f"{column}_mem", f"{population.name}_rest{j}")
-    return Section(
-        "populations.inc", "rails, neurons, column mirrors, row drivers", (_column_mirror(), _row_driver()), top
-    )
+    kinds = (_column_mirror(), *((_real_mirror(),) if any(map(_has_real_mirrors, network.populations)) else ()))
+    return Section("populations.inc", "rails, neurons, column mirrors, row drivers", (*kinds, _row_driver()), top)
 
 
 def _driving(network: Network) -> list[Population]:
@@ -183,6 +183,27 @@ def _column_mirror() -> SubCircuit:
     mirror = SubCircuit("column_mirror", "col", "mem", "ref")
     mirror.V("sense", "col", "ref", 0)
     mirror.F("mirror", "ref", "mem", "vsense", 1)
+    return mirror
+
+
+def _has_real_mirrors(population: Population) -> bool:
+    return population.gain is not None or population.offset is not None
+
+
+def _mirror(population: Population, j: int) -> tuple[str, dict[str, float]]:
+    """Return the subcircuit of the mirror of column ``j``, and its parameters."""
+    given = {"gain": population.gain, "offset": population.offset}
+    values = {name: float(numbers[j]) for name, numbers in given.items() if numbers is not None}
+    return ("column_mirror_real" if values else "column_mirror"), values
+
+
+def _real_mirror() -> SubCircuit:
+    """Column mirror with gain and offset current; ``vout`` has the current that goes into the membrane."""
+    mirror = SubCircuit("column_mirror_real", "col", "mem", "ref", gain=1, offset=0)
+    mirror.V("sense", "col", "ref", 0)
+    mirror.F("mirror", "ref", "out", "vsense", "{gain}")
+    mirror.I("offset", "ref", "out", "{offset}")
+    mirror.V("out", "out", "mem", 0)
     return mirror
 
 
@@ -268,8 +289,11 @@ def _meters(network: Network, form: Form) -> Iterator[Meter]:
     for rail in RAILS:
         yield Meter("neurons", rail, f"v_{rail}", -1.0)
     for population in network.populations:
+        source = "vout" if _has_real_mirrors(population) else "vsense"
         for j in range(population.size):
-            yield Meter("neurons", f"{population.name}_col{j}_mem", f"v.x_{population.name}_col{j}_mirror.vsense", 1.0)
+            yield Meter(
+                "neurons", f"{population.name}_col{j}_mem", f"v.x_{population.name}_col{j}_mirror.{source}", 1.0
+            )
     rows = [f"{p.name}_row{i}" for p in _driving(network) for i in range(p.size)]
     if form == "reduced" and network.wires is not None:
         rows = []  # see `_loads`

@@ -30,7 +30,11 @@ class Population:
     parameters: Mapping[str, float | Array]
     """Cell parameters in SI units, one value or one per neuron."""
     rest: tuple[float, ...]
-    """Membrane in V at zero input, per neuron; rows carry the membrane relative to it."""
+    """Membrane in V at zero input, per neuron, as the designer expects it; rows carry the membrane relative to it."""
+    gain: tuple[float, ...] | None = None
+    """Current into each membrane per current of its column; None: 1, ideal mirrors."""
+    offset: tuple[float, ...] | None = None
+    """Current in A that the mirror of each column adds to its membrane; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Network:
                 raise InputError(
                     f"population '{population.name}' is there twice, or has not one finite rest voltage in V per neuron."
                 )
+            _check_mirrors(population)
             as_cell(population.cell, "neuron", "mif").values(population.size, population.parameters)
             sizes[population.name] = population.size
         seen: set[str] = set()
@@ -146,6 +151,20 @@ class Network:
         if [(p.pre, p.post) for p in self.projections] != list(pairwise(names)):
             raise InputError(
                 f"network {self.name} is no feed-forward chain; the twin of a general graph is not there yet."
+            )
+
+
+def _check_mirrors(population: Population) -> None:
+    for name, unit, lowest in (("gain", "A/A", 0.0), ("offset", "A", -np.inf)):
+        given = getattr(population, name)
+        values = np.zeros(0) if given is None else np.asarray(given, dtype=np.float64)
+        if given is not None and (
+            values.shape != (population.size,) or not (np.isfinite(values) & (values > lowest)).all()
+        ):
+            above = "above 0 " if lowest == 0.0 else ""
+            raise InputError(
+                f"population '{population.name}': {name} of its mirrors is {given!r} {unit}; needs one finite number {above}"
+                f"for each of {population.size} neurons, or None for ideal mirrors."
             )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from memprop.circuit.cell import Cell, TextSubCircuit, load_cell, outer_blocks
+from memprop.circuit.cell import Cell, CellCard, TextSubCircuit, load_cell, outer_blocks
 from memprop.circuit.elaborate import Elaborated, Form, elaborate, forms_of
 from memprop.circuit.network import Network, Population, Projection
 from memprop.circuit.stimulus import Stimulus
@@ -41,6 +41,8 @@ from memprop.export.readme import readme_text
 from memprop.export.scan import scan_cells
 from memprop.export.testbench import make_checks, testbench_text
 from memprop.files import ensure_folder, sha256, shipped, write_atomic, write_json
+
+T = TypeVar("T")
 
 CONDUCTANCES = "conductances.inc"
 RMS_LIMIT = 0.1e-3
@@ -224,7 +226,8 @@ def _manifest(
     network: Network, encoder: AlphaEncoder, testbenches: list[Testbench], provenance: Provenance, files: dict[str, str]
 ) -> Manifest:
     populations = [
-        PopulationRecord(name=p.name, size=p.size, cell=p.cell.card, rest=list(p.rest),
+        PopulationRecord(name=p.name, size=p.size, cell=_record_of(p.cell), rest=list(p.rest),
+                         gain=_numbers(list, p.gain), offset=_numbers(list, p.offset),
                          parameters={name: np.asarray(value).tolist() for name, value in p.parameters.items()})
         for p in network.populations
     ]  # fmt: skip
@@ -263,7 +266,8 @@ def load_bundle(folder: Path | str, *, edited: bool = False) -> tuple[Network, A
     pairs = read_conductances(text, shapes, str(folder / CONDUCTANCES))
     populations = tuple(
         Population(p.name, p.size, _cell(cells, p.cell.name, p.cell, folder),
-                   {name: np.asarray(v) if isinstance(v, list) else v for name, v in p.parameters.items()}, tuple(p.rest))
+                   {name: np.asarray(v) if isinstance(v, list) else v for name, v in p.parameters.items()}, tuple(p.rest),
+                   _numbers(tuple, p.gain), _numbers(tuple, p.offset))
         for p in manifest.populations
     )  # fmt: skip
     network = Network(
@@ -277,6 +281,10 @@ def load_bundle(folder: Path | str, *, edited: bool = False) -> tuple[Network, A
     )
     record = manifest.encoder.model_dump()
     return network, AlphaEncoder(**{**record, "onsets": tuple(record["onsets"])}), manifest
+
+
+def _numbers(kind: Callable[[Iterable[float]], T], values: Iterable[float] | None) -> T | None:
+    return None if values is None else kind(values)
 
 
 def _check_models(folder: Path, manifest: Manifest) -> None:
@@ -307,12 +315,22 @@ def _cells(text: str, folder: Path) -> dict[str, TextSubCircuit]:
     return {str(cell.name).lower(): cell for cell in cells}
 
 
+def _record_of(cell: Cell) -> CellCard:
+    """Return the card that a manifest keeps; a shipped cell finds its corners again, and earlier versions know none."""
+    known = load_cell(cell.name).card if (shipped("circuits") / cell.name).is_dir() else None
+    return cell.card.without_corners() if cell.card == known else cell.card
+
+
 def _cell(cells: Mapping[str, TextSubCircuit], name: str, card: Any, folder: Path) -> Cell:
     if name not in cells:
         raise BundleError(f"bundle {folder}: cells.inc has no subcircuit '{name}'. Export the bundle again.")
     known = load_cell(name) if (shipped("circuits") / name).is_dir() else None
     # A cell equal to the shipped one keeps the comments of its file, so that write-back gives the same bytes.
-    if known is not None and known.card == card and _code(known.text) == _code(str(cells[name])):
+    if (
+        known is not None
+        and known.card.without_corners() == card.without_corners()
+        and _code(known.text) == _code(str(cells[name]))
+    ):
         models = [model_file(model) for model in card.models]
         if all(_text(folder, file) == model_text(file, known.home) for file in models):
             return known

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from memprop.circuit.cell import CellCard
 from memprop.circuit.elaborate import Form
@@ -26,6 +26,14 @@ class PopulationRecord(Strict):
     cell: CellCard
     parameters: dict[str, float | list[float]]
     rest: list[float]
+    gain: list[float] | None = None
+    """None, and not written: mirrors of gain 1, so that earlier versions read the bundle."""
+    offset: list[float] | None = None
+    """In A. None, and not written: mirrors without offset."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
 
 
 class ProjectionRecord(Strict):

@@ -39,7 +39,7 @@ def readme_text(
     rest = ", ".join(f"{p.name}: {p.rest[0]:.6g} V" for p in network.populations)
     return f"""# {network.name}
 
-A trained memristive spiking network, {sizes}, with {network.cells} RRAM cells in differential pairs. Written by memprop
+A trained memristive spiking network, {sizes}, with {network.cells} RRAM cells in differential pairs. {_chip(measured)}Written by memprop
 {versions["memprop"]}; the expected values were measured with {versions.get("engine", "ngspice")}.
 
 ## Run it
@@ -71,10 +71,10 @@ the waveforms with `expected/`.
 ## Conventions
 
 * Nodes: `x1_row3_p`, `x1_row3_n` (row lines, +V and -V), `x1_col3` (virtual ground), `x1_col3_mem` (membrane). `x0` is the input.
-* Rows carry the membrane relative to rest ({rest}); a column current is mirrored 1:1 into its membrane.
+* Rows carry the membrane relative to rest ({rest}); a column current is mirrored {_mirrors(network)} into its membrane.
 * The answer is the output with the highest time mean of its membrane over rest.
 * `.tran` starts from the operating point, which is the resting state; no `uic`, no `.ic`.
-* Ideal in this netlist: row drivers, virtual grounds, mirrors, wires. Conductances are the programmed ones, without spread.
+{_ideal(network, measured)}
 * Numbers are plain SI with exponents, never suffixes.
 
 ## Measured
@@ -83,6 +83,29 @@ the waveforms with `expected/`.
 |---|---|
 {table}
 """
+
+
+def _chip(measured: Mapping[str, Any]) -> str:
+    """Return that this is a chip, if it is."""
+    return f"This is one chip, not the design: {measured['chip']}. " if "chip" in measured else ""
+
+
+def _has_real_mirrors(network: Network) -> bool:
+    return any(p.gain is not None or p.offset is not None for p in network.populations)
+
+
+def _mirrors(network: Network) -> str:
+    real = "with the `gain` and `offset` (A) that stand in `populations.inc`"
+    return real if _has_real_mirrors(network) else "1:1"
+
+
+def _ideal(network: Network, measured: Mapping[str, Any]) -> str:
+    """Return what is ideal in the netlist."""
+    parts = ["row drivers", "virtual grounds"]
+    parts += [] if _has_real_mirrors(network) else ["mirrors"]
+    parts += [] if network.wires else ["wires"]
+    cells = "those of the chip after programming" if "chip" in measured else "the programmed ones, without spread"
+    return f"* Ideal in this netlist: {', '.join(parts)}. Conductances are {cells}."
 
 
 def _show(value: Any) -> str:

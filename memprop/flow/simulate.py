@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memprop.circuit.elaborate import Form
 from memprop.circuit.network import Network
+from memprop.circuit.noise import Noise
 from memprop.conductance.pair import Array
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import Images
@@ -141,6 +142,8 @@ class SpiceSettings:
     """None for processes of this machine, ``local`` for a dask cluster on it, else the address of a dask scheduler."""
     retries: int = 1
     """Further tries of an image whose simulator was killed or timed out."""
+    noise: Noise | None = None
+    """Noise of each run; None: none. For the reduced form of ideal wires."""
 
     def __post_init__(self) -> None:
         if self.waveforms < 0:
@@ -210,7 +213,7 @@ def _check(network: Network, data: Images, indices: Sequence[int], split: str) -
 def _jobs(
     network: Network, encoder: AlphaEncoder, data: Images, indices: Sequence[int], settings: SpiceSettings, split: str
 ) -> Iterator[Job]:
-    decks = image_decks(network, encoder, settings.form, settings.max_step, settings.dt)
+    decks = image_decks(network, encoder, settings.form, settings.max_step, settings.dt, settings.noise)
     for number, index in enumerate(indices):
         yield decks.job(Image(data, split, index), number < settings.waveforms)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from memprop.circuit.network import Network
+from memprop.circuit.spread import Drawn
 from memprop.files import ensure_folder
 
 TWIN, SPICE = "#d95f02", "#1b6ca8"
@@ -128,3 +130,20 @@ def _fields(weight: Floats, shape: tuple[int, int], most: int = 36) -> Floats:
         top, left = (k // side) * height, (k % side) * width
         sheet[top : top + shape[0], left : left + shape[1]] = shown[:, k].reshape(shape)
     return sheet
+
+
+def spread_histograms(path: Path, drawn: Sequence[Drawn], title: str) -> Path:
+    """Draw one histogram per quantity, relative to the design where it has a value, and a line where the design is."""
+    columns = min(4, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure, axes = _figure(rows, columns, (2.6 * columns, 0.4 + 2.1 * rows))
+    for axis, part in zip(axes.flat, drawn, strict=False):
+        axis.hist(part.shown, bins=min(60, max(8, int(np.sqrt(part.shown.size)))), color=SPICE)
+        axis.axvline(1.0 if part.relative else 0.0, color=TWIN, linewidth=1.0)
+        axis.set_title(f"{part.name}, {part.shown.size}", fontsize=9)
+        axis.set_xlabel("relative to the design" if part.relative else part.unit, fontsize=8)
+        axis.tick_params(labelsize=7)
+    for axis in axes.flat[len(drawn) :]:
+        axis.axis("off")
+    figure.suptitle(title, fontsize=10)
+    return _save(figure, path)

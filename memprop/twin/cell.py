@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memprop.circuit.cell import RAILS, Cell, as_cell
 from memprop.circuit.netlist import read_netlist
-from memprop.device.equations import GROUND
+from memprop.device.equations import GROUND, parameter_symbol
 from memprop.device.functions import floor, maximum, minimum
 from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, assemble, read_circuit, voltage_symbol
@@ -34,6 +34,8 @@ WORTH = 20_000
 """Neurons x steps of a run from which on its kernel is fused: fewer are soon done in torch, and building a kernel takes seconds."""
 MEMBRANE = "mem"
 FIXED = RAILS
+OFFSET = "mirror offset"
+"""Parameter of the current in A that the mirror adds; no netlist can have a name like that."""
 _PREFIX = "parameter_"
 """Of the names of buffers that hold parameters of the cell, which may be called anything."""
 
@@ -63,6 +65,9 @@ class CellTwin(nn.Module):
     parameters: values that differ from the card, each a number or an array ``[N]``.
     dtype: float32 for training, float64 for proofs.
     method: ``auto``, or ``general`` to use the general method for a cell that could be split.
+    reference: membrane in V to which `forward` and the rows refer, a number or ``[N]``; default the own rest.
+    gain, offset: of the mirrors before the cells: their input current is ``gain x current + offset``, in A; each a number or
+        ``[N]``, default 1 and 0. With an offset the rest is that under the offset.
     kernel: ``fused`` runs the loop over time of a split cell in compiled code (`memprop.twin.fused`), ``eager`` in torch, which
         is the reference and differentiable as often as you like; ``auto`` fuses runs of `WORTH` neurons x steps and more.
 
@@ -73,6 +78,12 @@ class CellTwin(nn.Module):
 
     rest: Tensor
     """Membrane in V at zero input, ``[1, N]``."""
+    reference: Tensor
+    """Membrane in V to which `forward` refers, ``[1, N]``."""
+    gain: Tensor | None
+    """Gain of the mirrors, ``[1, N]``; None: 1."""
+    settles: bool = False
+    """Whether `forward` and `trace` start from the operating point under the first current, as simulators do, not from rest."""
     _others: Tensor
 
     def __init__(
@@ -85,6 +96,9 @@ class CellTwin(nn.Module):
         dtype: torch.dtype = torch.float32,
         method: str = "auto",
         kernel: str = "auto",
+        reference: ArrayLike | None = None,
+        gain: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
     ) -> None:
         super().__init__()
         if size < 1 or not (np.isfinite(dt) and dt > 0):
@@ -98,19 +112,23 @@ class CellTwin(nn.Module):
         self.size, self.dt = int(size), float(dt)
         self.cell = as_cell(cell, "neuron", "mif")
         self.parameters_si = self.cell.values(size, parameters or {})
-        self.circuit, plan, self._solver = _build(_ByContent(self.cell))
+        self.circuit, plan, self._solver = _build(_ByContent(self.cell), offset is not None)
         self._plan, self.method = _choice(plan, method)
         self.kernel = kernel
         if kernel == "fused" and self._plan is None:
             raise InputError(f"cell {self.cell.name} has no fused kernel ({self.method}). Use kernel='auto'.")
         self.supplies = {name: self.cell.card.supplies[name].voltage for name in FIXED}
+        values = {**self.parameters_si, OFFSET: _each(self, "offset", 0.0 if offset is None else offset).numpy()}
         for name, default in self.circuit.defaults.items():
-            value = torch.as_tensor(self.parameters_si.get(name, default), dtype=torch.float64)
+            value = torch.as_tensor(values.get(name, default), dtype=torch.float64)
             self.register_buffer(_PREFIX + name, value)
         _check_devices(self.circuit, self._values())
         y = self._solve_rest()
         self.register_buffer("rest", y[..., 0].reshape(1, size))
         self.register_buffer("_others", y[..., 1:].reshape(1, size, -1))
+        own = self.rest if reference is None else _each(self, "reference", reference).reshape(1, size)
+        self.register_buffer("reference", own.clone())
+        self.register_buffer("gain", None if gain is None else _each(self, "gain", gain, 0.0).reshape(1, size))
         self.to(dtype)
 
     def __repr__(self) -> str:
@@ -137,21 +155,64 @@ class CellTwin(nn.Module):
 
     def _solve_rest(self) -> Tensor:
         """Return all unknowns at zero input, ``[N, n]``; with an ``.ic`` in the cell the nodes it names are held there."""
-        names, values = self.unknowns, self._values()
-        y = torch.zeros(self.size, len(names), dtype=torch.float64)
-        held = []
-        for node, expr in self.circuit.start.items():
+        values, y = self._values(), torch.zeros(self.size, len(self.unknowns), dtype=torch.float64)
+        held = self._held()
+        for k, expr in held.items():
+            y[:, k] = torch.as_tensor(expression_value(expr, values), dtype=torch.float64)
+        return self._solver.rest(y, self._inputs(0.0), list(held))
+
+    def _held(self) -> dict[int, Any]:
+        """Return the numbers of the unknowns that an ``.ic`` holds, and their voltages."""
+        names = self.unknowns
+        for node in self.circuit.start:
             if node not in names:
                 known = ", ".join(names)
                 raise InputError(f"cell {self.cell.name}: .ic names '{node}', which is no free node. Known: {known}.")
-            held.append(names.index(node))
-            y[:, held[-1]] = torch.as_tensor(expression_value(expr, values), dtype=torch.float64)
-        return self._solver.rest(y, self._inputs(0.0), held)
+        return {names.index(node): expr for node, expr in self.circuit.start.items()}
+
+    @property
+    def offset(self) -> Tensor | None:
+        """Current in A that the mirrors add, ``[1, N]``; None: none."""
+        return self._values()[OFFSET].expand(1, self.size) if OFFSET in self.circuit.defaults else None
 
     def resting_state(self, batch: int) -> CellState:
         """Return the state at zero input, which is the operating point of the circuit."""
-        membrane = self.rest.expand(batch, self.size)
-        others = self._others.expand(batch, self.size, -1).permute(2, 0, 1)
+        return self._state(
+            self.rest.expand(batch, self.size), self._others.expand(batch, self.size, -1).permute(2, 0, 1)
+        )
+
+    def settled_state(self, current: Tensor) -> CellState:
+        """Return the operating point under constant currents in A, ``[B, N]``; gradients pass through it.
+
+        Raises
+        ------
+        TrainingError: there is none.
+        """
+        start = torch.cat([self.rest[..., None], self._others], -1).double().expand(*current.shape, -1)
+        given, held = self._mirrored(current).double(), list(self._held())
+        with torch.no_grad():
+            same = bool((given == given[:1]).all())  # without an image all are: one solution serves
+            y = self._solver.rest(start[:1] if same else start, self._inputs(given[:1] if same else given), held)
+        y = self._solver.newton(y.expand_as(start), self._inputs(given), held).to(self.rest.dtype)
+        return self._state(y[..., 0], y[..., 1:].permute(2, 0, 1))
+
+    def _start(self, current: Tensor | Separable) -> CellState:
+        if not self.settles or len(shape_of(current)) != 3:
+            return self.resting_state(_batch(current))
+        return self.settled_state(
+            current.waveform[0] * current.amplitude if isinstance(current, Separable) else current[0]
+        )
+
+    def _mirrored(self, current: Any) -> Any:
+        """Return the current that mirrors make of ``current``, in A; their offset is a part of the cell's circuit."""
+        if self.gain is None:
+            return current
+        if isinstance(current, Separable):
+            return Separable(current.waveform, current.amplitude * self.gain)
+        return current * self.gain
+
+    def _state(self, membrane: Tensor, others: Tensor) -> CellState:
+        """Return the state with all other unknowns ``[n, B, N]``."""
         if self._plan is None:
             return CellState(membrane, (others,))
         where = {name: k - 1 for k, name in enumerate(self.unknowns)}
@@ -163,15 +224,15 @@ class CellTwin(nn.Module):
         return CellState(membrane, tuple(blocks))
 
     def forward(self, current: Tensor | Separable) -> Tensor:
-        """Return the membrane above rest in V at the time points, ``[T + 1, B, N]``, from rest.
+        """Return the membrane above its reference in V at the time points, ``[T + 1, B, N]``, from rest.
 
         ``current`` is the input current in A at the same time points, ``[T + 1, B, N]``; between them it runs straight.
         """
-        return self._run(current, self.resting_state(_batch(current)), self.rest)[0]
+        return self._run(current, self._start(current), self.reference)[0]
 
     def trace(self, current: Tensor | Separable) -> Tensor:
         """Return the membrane in V at the time points, ``[T + 1, B, N]``, from rest."""
-        return self.run(current, self.resting_state(_batch(current)))[0]
+        return self.run(current, self._start(current))[0]
 
     def run(self, current: Tensor | Separable, state: CellState) -> tuple[Tensor, CellState]:
         """Integrate from ``state``; return the membrane in V ``[T + 1, B, N]`` and the state at the end.
@@ -191,6 +252,7 @@ class CellTwin(nn.Module):
                 f"current has shape {shape}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
                 "Put time first."
             )
+        current = self._mirrored(current)
         if self._plan is None:
             membrane, end = self._run_general(expanded(current), state)
             return membrane - reference, end
@@ -204,7 +266,7 @@ class CellTwin(nn.Module):
     def follow(
         self, current: Tensor | Separable, membrane: Tensor, states: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Return a measured membrane above rest in V, ``[T + 1, B, N]``, with the gradient that this twin has along it.
+        """Return a measured membrane above its reference in V, ``[T + 1, B, N]``, with the gradient of this twin along it.
 
         ``current`` is what flows into the membranes in A, as the model has it; ``states`` are device states measured in the middle
         of each step, ``[T, B, N]`` by name as in `unknowns`. Without them they are computed along the measured membrane, as they
@@ -218,11 +280,11 @@ class CellTwin(nn.Module):
             raise InputError(
                 f"membrane has shape {tuple(membrane.shape)}, the current {tuple(shape_of(current))}: both must be [T + 1, B, N]."
             )
-        start, drive = self.resting_state(membrane.shape[1]), expanded(current)
+        start, drive = self._start(current), expanded(self._mirrored(current))
         if self._plan is None:
-            return torch.stack(self._follow_general(drive, membrane, start)) - self.rest
+            return torch.stack(self._follow_general(drive, membrane, start)) - self.reference
         seen = None if states is None else self._blocks(states, drive)
-        return torch.stack(self.prepared(drive).follow(drive, membrane, list(start.states), seen)) - self.rest
+        return torch.stack(self.prepared(drive).follow(drive, membrane, list(start.states), seen)) - self.reference
 
     def _follow_general(self, current: Tensor, membrane: Tensor, state: CellState) -> list[Tensor]:
         others, found = state.states[0].permute(1, 2, 0), [membrane[0]]
@@ -287,6 +349,17 @@ def _batch(current: Tensor | Separable) -> int:
     return shape[1] if len(shape) == 3 else 1
 
 
+def _each(twin: CellTwin, name: str, value: ArrayLike, above: float = -np.inf) -> Tensor:
+    """Return one number per cell, ``[N]``, checked."""
+    array = np.asarray(value, dtype=np.float64).squeeze()
+    if array.shape not in ((), (twin.size,)) or not (np.isfinite(array) & (array > above)).all():
+        raise InputError(
+            f"{name} of {twin.size} cells {twin.cell.name} has shape {array.shape}; needs one finite value, or one per cell"
+            f"{', above 0' if above == 0.0 else ''}. Correct it."
+        )
+    return torch.as_tensor(np.broadcast_to(array, twin.size).copy())
+
+
 def _choice(plan: Splitting | UnsplittableError, method: str) -> tuple[Splitting | None, str]:
     """Return the splitting to use, if any, and the method in words."""
     if isinstance(plan, Splitting) and method == "auto":
@@ -320,12 +393,18 @@ class _ByContent:
 
 
 @lru_cache(maxsize=32)
-def _build(key: _ByContent) -> tuple[Circuit, Splitting | UnsplittableError, Solver]:
-    """Return the circuit of a cell, its splitting or why it has none, and its general solver."""
+def _build(key: _ByContent, offset: bool) -> tuple[Circuit, Splitting | UnsplittableError, Solver]:
+    """Return the circuit of a cell, its splitting or why it has none, and its general solver.
+
+    With ``offset`` the circuit has a current into the membrane, the parameter `OFFSET`.
+    """
     cell = key.cell
     subcircuit = read_netlist(cell.text, f"cell {cell.name}").subcircuits[cell.name]
     forms = {form: (model, form) for model in cell.devices().values() for form in model.forms}
     circuit = grounded(read_circuit(subcircuit, forms))
+    if offset:
+        added = (GROUND, MEMBRANE, parameter_symbol(OFFSET))
+        circuit = replace(circuit, currents=(*circuit.currents, added), defaults={**circuit.defaults, OFFSET: 0.0})
     solver = compile_system(assemble(circuit, FIXED, (MEMBRANE,)))
     try:
         return circuit, split(circuit, MEMBRANE, FIXED), solver

@@ -102,6 +102,13 @@ class Solver:
             f"operating point did not converge within {_STEPS} steps (last change {largest:.3g} V). Check the parameters, or give an .ic."
         )
 
+    def newton(self, y: Tensor, inputs: Sequence[Any], held: Sequence[int] = ()) -> Tensor:
+        """Return ``y`` after a step of Newton's, through which gradients of ``inputs`` pass: at the operating point they are exact."""
+        free = torch.ones(y.shape[-1], dtype=y.dtype)
+        free[list(held)] = 0.0
+        matrix = self.jacobian(y, inputs).detach() * free[:, None] + torch.diag(1.0 - free)
+        return y - torch.linalg.solve(matrix, (self.residual(y, inputs) * free)[..., None])[..., 0]
+
     def step(self, y: Tensor, before: Sequence[Any], after: Sequence[Any], moving: Sequence[int], h: float) -> Tensor:
         """Return the unknowns one step of ``h`` s later; of the inputs those listed in ``moving`` run straight."""
         mass, jacobian = self.mass(y, before), -self.jacobian(y, before)
