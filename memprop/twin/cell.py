@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, reduce
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import sympy
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from memprop.circuit.cell import RAILS, Cell, as_cell
-from memprop.circuit.netlist import read_netlist
-from memprop.device.equations import GROUND, parameter_symbol
-from memprop.device.functions import floor, maximum, minimum
+from memprop.circuit.cell import Cell, as_cell
 from memprop.errors import InputError
-from memprop.twin.assemble import Circuit, assemble, read_circuit, voltage_symbol
+from memprop.twin.assemble import Circuit
+from memprop.twin.cell_circuit import FIXED, OFFSET, cell_circuit
 from memprop.twin.drive import Separable, expanded, shape_of
 from memprop.twin.fused.kernel import kernel_of, run_fused, try_kernel
 from memprop.twin.fused.run import Kernel
-from memprop.twin.general import Solver, compile_system
 from memprop.twin.injection import injected
-from memprop.twin.splitting import Prepared, Splitting, UnsplittableError, expression_value, split
+from memprop.twin.splitting import Prepared, Splitting, UnsplittableError, expression_value
 
 DT = 0.25e-6
 """Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
 KERNELS = ("auto", "fused", "eager")
 WORTH = 20_000
 """Neurons x steps of a run from which on its kernel is fused: fewer are soon done in torch, and building a kernel takes seconds."""
-MEMBRANE = "mem"
-FIXED = RAILS
-OFFSET = "mirror offset"
-"""Parameter of the current in A that the mirror adds; no netlist can have a name like that."""
 _PREFIX = "parameter_"
 """Of the names of buffers that hold parameters of the cell, which may be called anything."""
 
@@ -112,7 +102,7 @@ class CellTwin(nn.Module):
         self.size, self.dt = int(size), float(dt)
         self.cell = as_cell(cell, "neuron", "mif")
         self.parameters_si = self.cell.values(size, parameters or {})
-        self.circuit, plan, self._solver = _build(_ByContent(self.cell), offset is not None)
+        self.circuit, plan, self._solver = cell_circuit(self.cell, offset=offset is not None)
         self._plan, self.method = _choice(plan, method)
         self.kernel = kernel
         if kernel == "fused" and self._plan is None:
@@ -373,82 +363,3 @@ def _check_devices(circuit: Circuit, values: Mapping[str, Tensor]) -> None:
         for name, parameter in instance.equations.parameters.items():
             value = torch.as_tensor(expression_value(instance.parameters[name], values), dtype=torch.float64)
             parameter.check(f"{circuit.name}.{instance.name}.{name}", value.numpy())
-
-
-class _ByContent:
-    """A cell that equals every other one of the same text, so that its equations are derived once."""
-
-    __slots__ = ("cell", "text")
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        devices = tuple((model.text, model.card_text) for model in cell.devices().values())
-        self.text = (cell.text, cell.name, devices)
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByContent) and other.text == self.text
-
-
-@lru_cache(maxsize=32)
-def _build(key: _ByContent, offset: bool) -> tuple[Circuit, Splitting | UnsplittableError, Solver]:
-    """Return the circuit of a cell, its splitting or why it has none, and its general solver.
-
-    With ``offset`` the circuit has a current into the membrane, the parameter `OFFSET`.
-    """
-    cell = key.cell
-    subcircuit = read_netlist(cell.text, f"cell {cell.name}").subcircuits[cell.name]
-    forms = {form: (model, form) for model in cell.devices().values() for form in model.forms}
-    circuit = grounded(read_circuit(subcircuit, forms))
-    if offset:
-        added = (GROUND, MEMBRANE, parameter_symbol(OFFSET))
-        circuit = replace(circuit, currents=(*circuit.currents, added), defaults={**circuit.defaults, OFFSET: 0.0})
-    solver = compile_system(assemble(circuit, FIXED, (MEMBRANE,)))
-    try:
-        return circuit, split(circuit, MEMBRANE, FIXED), solver
-    except UnsplittableError as reason:
-        return circuit, reason.with_traceback(None), solver  # the cache would keep the frames alive
-
-
-def grounded(circuit: Circuit) -> Circuit:
-    """Return a cell with its reference port, and what ngspice takes as ground, at ground, and `plain` expressions."""
-    table: dict[str, str] = {"ref": GROUND, "gnd": GROUND}
-    voltages: dict[Any, Any] = {voltage_symbol(node): sympy.Integer(0) for node in table}
-
-    def moved(part: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(
-            tuple(
-                table.get(word, word) if isinstance(word, str) else plain(word.xreplace(voltages)) for word in element
-            )
-            for element in part
-        )
-
-    instances = tuple(
-        replace(
-            i,
-            nodes={port: table.get(node, node) for port, node in i.nodes.items()},
-            parameters={name: plain(value) for name, value in i.parameters.items()},
-        )
-        for i in circuit.instances
-    )
-    return replace(
-        circuit,
-        ports=tuple(port for port in circuit.ports if port not in table),
-        resistors=moved(circuit.resistors),
-        capacitors=moved(circuit.capacitors),
-        currents=moved(circuit.currents),
-        transconductances=moved(circuit.transconductances),
-        sources=moved(circuit.sources),
-        mirrors=moved(circuit.mirrors),
-        instances=instances,
-        start={node: plain(value) for node, value in circuit.start.items()},
-    )
-
-
-def plain(expr: Any) -> Any:
-    """Return an expression with the functions of devices in the place of sympy's own, for which torch has no form."""
-    expr = expr.replace(sympy.Max, lambda *args: reduce(maximum, args))
-    expr = expr.replace(sympy.Min, lambda *args: reduce(minimum, args))
-    return expr.replace(sympy.ceiling, lambda x: -sympy.floor(-x)).replace(sympy.floor, floor)
