@@ -100,13 +100,15 @@ def spread_bundle(
                             versions(engine), measured)  # fmt: skip
         export_bundle(folder, network, encoder, load(manifest.dataset), runs, origin)
     drawn = chip.table()
-    spread_histograms(folder / "figures" / "spread.png", drawn, f"{name}: {settings}")
+    varied = [part for part in drawn if not part.stuck and part.shown.std() > 0.0]
+    figure = [spread_histograms(folder / "figures" / "spread.png", varied, f"{name}: {settings}")] if varied else []
     write_json(folder / "summary.json", {
         "name": name, "design": design.name, "seed": settings.seed, "corner": settings.corner,
         "spread": asdict(settings.spread), "drawn": [_statistics(part) for part in drawn],
     })  # fmt: skip
     console.print(drawn_table(drawn, f"{name}: {settings}"))
-    console.print(f"bundle: {folder}   figure: {folder / 'figures' / 'spread.png'}", soft_wrap=True, markup=False)
+    places = [f"bundle: {folder}", *(f"figure: {path}" for path in figure)]
+    console.print("   ".join(places), soft_wrap=True, markup=False)
     return folder
 
 
@@ -141,7 +143,7 @@ def drawn_table(drawn: Sequence[Drawn], title: str) -> Table:
         "quantity",
         "number",
         "mean",
-        "standard deviation",
+        "deviation",
         "lowest",
         "highest",
         "clipped",
@@ -154,6 +156,7 @@ def drawn_table(drawn: Sequence[Drawn], title: str) -> Table:
         middle = (f"x {mean:.4f}", f"{deviation:.2%}") if part.relative else (f"{mean:.3g}", f"{deviation:.3g}")
         ends = [f"{row[key]:.4g}" for key in ("lowest", "highest")]
         table.add_row(f"{part.name} ({part.unit})", str(row["number"]), *middle, *ends, str(part.clipped))
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     return table

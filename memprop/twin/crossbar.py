@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -47,6 +48,8 @@ class Crossbar(nn.Module):
         self.window = window or ConductanceRange()
         self.wires = wires
         self._solved: tuple[Tensor, WiredCrossbar, Tensor] | None = None
+        self.floor: Array | None = None
+        """Smaller conductance of each pair in S, ``[row, column]``; None: the lowest one. On a chip it differs, which wires feel."""
         self.weight = nn.Parameter(torch.randn(rows, columns, generator=generator) * init)
         self.project()
 
@@ -84,20 +87,34 @@ class Crossbar(nn.Module):
     @torch.no_grad()
     def project(self) -> None:
         """Clip the weights so that both conductances of every pair stay inside the window."""
-        self.weight.clamp_(-self.window.span, self.window.span)
+        if self.floor is None:
+            self.weight.clamp_(-self.window.span, self.window.span)
+        else:
+            most = torch.as_tensor(self.window.g_max - self.floor).to(self.weight)
+            self.weight.clamp_(-most, most)
 
     def pair(self) -> tuple[Array, Array]:
         """Return ``(g_plus, g_minus)`` in S, float64 ``[row, column]``."""
-        return self.window.to_pair(self.weight.detach().double().cpu().numpy())
+        weight = self.weight.detach().double().cpu().numpy()
+        plus, minus = self.window.to_pair(weight)
+        if self.floor is None:
+            return plus, minus
+        return (
+            np.minimum(self.floor + np.maximum(weight, 0.0), self.window.g_max),
+            np.minimum(self.floor - np.minimum(weight, 0.0), self.window.g_max),
+        )
 
     @torch.no_grad()
     def set_pair(self, g_plus: Array, g_minus: Array) -> None:
-        """Take the weights of a pair, checked against the window and the shape."""
+        """Take the weights of a pair, checked against the window and the shape; its smaller conductances stay."""
         weight = self.window.to_weight(g_plus, g_minus)
         if weight.shape != (self.rows, self.columns):
             raise InputError(
                 f"pair has shape {weight.shape}; the crossbar is [{self.rows}, {self.columns}]. Transpose or correct it."
             )
+        low = np.minimum(g_plus, g_minus)
+        self.floor = low if (low > self.window.g_min).any() else None
+        self._solved = None
         self.weight.copy_(torch.as_tensor(weight))
 
     def extra_repr(self) -> str:
