@@ -7,7 +7,8 @@ the twin does not know. The update itself, and its write-back, are those of `mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,19 @@ def fit_in_the_loop(
     TrainingError: the loss became NaN.
     """
     config = config or InTheLoopConfig()
-    with twin.stepping(twin.dt if config.dt is None else config.dt):
+    with twin.stepping(twin.dt if config.dt is None else config.dt), _one_thread():
         return _InTheLoop(twin, plant, data, config, checkpoint, on_step).run()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: steps of some thousand neurons gain nothing from more, and wait for cores that simulators use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _InTheLoop(Training):

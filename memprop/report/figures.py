@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,4 +146,22 @@ def spread_histograms(path: Path, drawn: Sequence[Drawn], title: str) -> Path:
     for axis in axes.flat[len(drawn) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
+def mismatch_curve(path: Path, sigmas: Sequence[float], accuracy: Mapping[str, Sequence[float]], images: int) -> Path:
+    """Draw accuracies in SPICE over the relative spread of the neurons: design, chips as they come, chips tuned in the loop."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    order = np.argsort(sigmas)
+    looks = {
+        "ideal": ("design", "0.5", "--"),
+        "plain": ("chip as it comes", SPICE, "o-"),
+        "tuned": ("tuned in the loop", TWIN, "o-"),
+    }
+    for name, values in accuracy.items():
+        words, color, style = looks[name]
+        axis.plot(100 * np.asarray(sigmas)[order], 100 * np.asarray(values)[order], style, color=color, label=words)
+    axis.set(xlabel="spread of the neurons' parameters (%)", ylabel=f"accuracy in SPICE, {images} test images (%)")
+    axis.legend(frameon=False)
     return _save(figure, path)

@@ -1,0 +1,257 @@
+"""``memprop in-the-loop``: chips of a design, as they come, after learning in the loop, and against the design; all measured in SPICE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from memprop.circuit.network import Network
+from memprop.circuit.spread import Chip
+from memprop.data.encode import AlphaEncoder
+from memprop.data.sets import Images, load
+from memprop.errors import InputError
+from memprop.export.bundle import Provenance, check_target, load_bundle
+from memprop.export.manifest import Manifest
+from memprop.files import ensure_folder, write_json
+from memprop.flow.commands import simulate
+from memprop.flow.loop import export_bundle, first_failure, versions
+from memprop.flow.plant import SpicePlant
+from memprop.flow.simulate import SpiceSettings, image_order
+from memprop.flow.spread import ChipSettings, make_chip
+from memprop.learn.checkpoint import load_checkpoint
+from memprop.learn.in_the_loop import InTheLoopConfig, fit_in_the_loop
+from memprop.learn.plant import Pairs
+from memprop.learn.training import History, Progress
+from memprop.report.figures import mismatch_curve, training_curve
+from memprop.report.progress import progress
+from memprop.spice.engine import Engine, make_engine
+from memprop.twin.network import Twin, from_network
+
+CHECKPOINT = "in_the_loop.safetensors"
+ROWS = ("ideal", "plain", "tuned")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How chips are tuned and judged.
+
+    Raises
+    ------
+    InputError: no test image.
+    """
+
+    learning: InTheLoopConfig
+    test: int = 500
+    """Test images on which design and chips are judged in SPICE."""
+    workers: int | None = None
+    cluster: str | None = None
+    timeout_s: float = 1800.0
+    states: bool = True
+    """Whether device states are measured besides the membranes."""
+
+    def __post_init__(self) -> None:
+        if self.test < 1:
+            raise InputError(f"test = {self.test}: at least 1 test image is needed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What became of one chip."""
+
+    settings: ChipSettings | None
+    """None: the design itself."""
+    accuracy: dict[str, float]
+    """In SPICE on the same test images: ``ideal`` (the design), ``plain`` (the chip with the design's targets), ``tuned``."""
+    failed: int
+    """Images of all these that could not be simulated and count in none."""
+    history: History
+
+    @property
+    def sigma(self) -> float:
+        """Largest relative spread of a neuron's parameter."""
+        return max(self.settings.spread.parameters.values(), default=0.0) if self.settings else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Design:
+    """A bundle that chips are made of."""
+
+    network: Network
+    encoder: AlphaEncoder
+    manifest: Manifest
+    data: Images
+
+    def twin(self, dt: float) -> Twin:
+        return from_network(self.network, self.encoder, dt)
+
+
+def in_the_loop(
+    bundle: Path, chips: Sequence[ChipSettings], settings: LoopSettings, console: Console, *,
+    engine_name: str = "vacask", run: Path | None = None, out: Path | None = None,
+) -> list[Tuned]:  # fmt: skip
+    """Tune chips of the design in ``bundle``, each in a folder of its own below ``run``; interrupt it, the same command goes on.
+
+    Writes ``summary.json``, a figure of the training of each chip, and with several chips the accuracies over the spread. A
+    single chip becomes a bundle in ``out``.
+
+    Raises
+    ------
+    InputError: no chip, more test images than there are, or the network has no twin.
+    BundleError: ``bundle`` is none, or ``out`` holds something else.
+    SimulationError: an image could not be simulated while learning.
+    CheckpointError: the folder holds another training.
+    """
+    if not chips:
+        raise InputError("no chip to tune. Give a spread, e.g. --sigma 0.3.")
+    network, encoder, manifest = load_bundle(bundle)
+    design = _Design(network, encoder, manifest, load(manifest.dataset))
+    if settings.test > len(design.data.test.labels):
+        raise InputError(f"test = {settings.test}: {manifest.dataset} has {len(design.data.test.labels)} test images.")
+    folder = ensure_folder(run or Path("runs") / f"{network.name}_in_the_loop")
+    if out is not None:
+        check_target(out)
+    found: list[Tuned] = []
+    with closing(make_engine(engine_name)) as engine:
+        for chip in chips:
+            found.append(_tune(design, chip, settings, engine, folder / _folder(chip), console))
+            console.print(tuned_table(found, network.name, engine.name))
+        if out is not None and len(chips) == 1:
+            _export(design, chips[0], settings, engine, folder / _folder(chips[0]), out, console)
+        about = {
+            "design": network.name,
+            "engine": engine.name,
+            "test_images": settings.test,
+            "versions": versions(engine),
+        }
+    learning = asdict(settings.learning)
+    write_json(folder / "summary.json", {**about, "learning": learning, "chips": [_record(one) for one in found]})
+    if len(found) > 1:
+        rows = {name: [one.accuracy[name] for one in found] for name in ROWS}
+        mismatch_curve(folder / "mismatch.png", [one.sigma for one in found], rows, settings.test)
+    console.print(f"summary and figures: {folder}", soft_wrap=True, markup=False)
+    return found
+
+
+def _folder(chip: ChipSettings) -> str:
+    """Return a folder name that tells chips of different settings apart."""
+    words = [f"seed{chip.seed}", *([chip.corner] if chip.corner else [])]
+    words += [f"{name}{value:g}" for name, value in chip.spread.parameters.items() if value]
+    words += [f"{name}{value:g}" for name, value in asdict(chip.spread).items() if isinstance(value, float) and value]
+    return "_".join(words)
+
+
+def _tune(
+    design: _Design, settings: ChipSettings, loop: LoopSettings, engine: Engine, folder: Path, console: Console
+) -> Tuned:
+    chip = make_chip(design.network, settings)
+    twin = design.twin(loop.learning.dt or design.manifest.dt)
+    ensure_folder(folder)
+    accuracy, failed = {}, 0
+    accuracy["ideal"], missing = _accuracy(design.network, design, loop, engine, folder.parent, console)
+    failed += missing
+    accuracy["plain"], missing = _accuracy(chip.program(), design, loop, engine, folder, console)
+    history = _learn(twin, chip, design, loop, engine, folder, console)
+    failed += missing
+    accuracy["tuned"], missing = _accuracy(_programmed(chip, twin), design, loop, engine, folder, console)
+    training_curve(folder / "training.png", history.loss, history.validation)
+    return Tuned(settings, accuracy, failed + missing, history)
+
+
+def _learn(
+    twin: Twin, chip: Chip, design: _Design, loop: LoopSettings, engine: Engine, folder: Path, console: Console
+) -> History:
+    names = [projection.name for projection in design.network.projections]
+
+    def program(pairs: Pairs) -> Network:
+        return chip.program(dict(zip(names, pairs, strict=True)))
+
+    learning = loop.learning
+    count = min(learning.images or 10**9, len(design.data.train.labels) - learning.validation)
+    steps = learning.epochs * math.ceil(count / learning.batch)
+    plant = SpicePlant(
+        chip.program(), design.encoder, engine, program=program, max_step=design.manifest.max_step, workers=loop.workers,
+        cluster=loop.cluster, timeout_s=loop.timeout_s, cache=folder / "batch", states=loop.states,
+    )  # fmt: skip
+    with plant, progress("in the loop", steps, console) as advance:
+
+        def on_step(at: Progress) -> None:
+            advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
+
+        return fit_in_the_loop(twin, plant, design.data, learning, checkpoint=folder / CHECKPOINT, on_step=on_step)
+
+
+def _programmed(chip: Chip, twin: Twin) -> Network:
+    pairs = {p.name: crossbar.pair() for p, crossbar in zip(chip.network.projections, twin.crossbars, strict=True)}
+    return chip.program(pairs)
+
+
+def _accuracy(
+    network: Network, design: _Design, loop: LoopSettings, engine: Engine, cache: Path, console: Console
+) -> tuple[float, int]:
+    """Return the share of right answers in SPICE, and how many images failed."""
+    order = [int(i) for i in image_order(design.data)[: loop.test]]
+    spice = SpiceSettings(
+        max_step=design.manifest.max_step, dt=design.manifest.dt, workers=loop.workers, timeout_s=loop.timeout_s,
+        cache=cache, waveforms=0, cluster=loop.cluster,
+    )  # fmt: skip
+    results = simulate(network, design.encoder, design.data, order, engine, spice, console)
+    right = [result.answer == design.data.test.labels[index] for index, result in results.done.items()]
+    return float(np.mean(right)), len(results.failed)
+
+
+def _export(
+    design: _Design,
+    settings: ChipSettings,
+    loop: LoopSettings,
+    engine: Engine,
+    folder: Path,
+    out: Path,
+    console: Console,
+) -> None:
+    """Write the tuned chip as a bundle with the testbenches of the design's images."""
+    twin = design.twin(loop.learning.dt or design.manifest.dt)
+    _load_best(twin, folder / CHECKPOINT)
+    network = replace(_programmed(make_chip(design.network, settings), twin), name=f"{design.network.name}_tuned")
+    images = list(dict.fromkeys(bench.image for bench in design.manifest.testbenches))
+    spice = SpiceSettings(max_step=design.manifest.max_step, dt=design.manifest.dt, timeout_s=loop.timeout_s)
+    results = simulate(network, design.encoder, design.data, images, engine, spice, console)
+    if error := first_failure(results):
+        raise error
+    manifest = design.manifest
+    origin = Provenance(manifest.dataset, manifest.seed, manifest.dt, manifest.max_step, manifest.classes, versions(engine),
+                        {"chip": f"{settings} of {design.network.name}, tuned in the loop"})  # fmt: skip
+    export_bundle(out, network, design.encoder, design.data, [("reduced", results.done[i]) for i in images], origin)
+    console.print(f"bundle: {out}", soft_wrap=True, markup=False)
+
+
+def _load_best(twin: Twin, path: Path) -> None:
+    tensors, _ = load_checkpoint(path)
+    with torch.no_grad():
+        best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+        twin.load_state_dict(best, strict=False)
+
+
+def tuned_table(found: Sequence[Tuned], name: str, engine: str) -> Table:
+    """Return the accuracies of all chips as a table."""
+    title = f"chips of {name} in {engine}; accuracy in SPICE on the same test images"
+    table = Table("chip", "design", "as it comes", "tuned", "of an epoch in SPICE", title=title, title_justify="left")
+    for one in found:
+        whole, circuit = sum(one.history.seconds), sum(one.history.circuit_seconds)
+        shares = f"{circuit / whole:.0%}" if whole else "-"
+        cells = [f"{100 * one.accuracy[key]:.2f} %" for key in ROWS]
+        table.add_row(str(one.settings or "the design"), *cells, shares)
+    return table
+
+
+def _record(one: Tuned) -> dict[str, Any]:
+    chip = None if one.settings is None else asdict(one.settings)
+    return {"chip": chip, "accuracy": one.accuracy, "failed": one.failed, **asdict(one.history)}
