@@ -37,11 +37,14 @@ def training_curve(path: Path, loss: list[float], validation: list[float]) -> Pa
     """Draw loss and validation accuracy over the epochs."""
     figure, axes = _figure(1, 2)
     epochs = np.arange(1, len(loss) + 1)
-    axes[0, 0].semilogy(epochs, loss, "o-", color=TWIN, markersize=3)
-    axes[0, 0].set(xlabel="epoch", ylabel="training loss (nats)", title="Cross-entropy")
+    axes[0, 0].plot(epochs, loss, "o-", color=TWIN, markersize=3)
+    axes[0, 0].set(xlabel="epoch", ylabel="training loss (nats)", title="Cross-entropy", yscale=_scale(loss))
     axes[0, 1].plot(epochs, 100 * (1 - np.array(validation)), "o-", color=SPICE, markersize=3)
     axes[0, 1].set(
-        xlabel="epoch", ylabel="validation error (%)", title=f"best: {100 * max(validation):.2f} % right", yscale="log"
+        xlabel="epoch",
+        ylabel="validation error (%)",
+        title=f"best: {100 * max(validation):.2f} % right",
+        yscale=_scale([1 - share for share in validation]),
     )
     for axis in axes.flat:
         axis.grid(visible=True, which="both", alpha=0.25)
@@ -50,6 +53,11 @@ def training_curve(path: Path, loss: list[float], validation: list[float]) -> Pa
             formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.tick_params(axis="y", which="minor", labelsize=6)
     return _save(figure, path)
+
+
+def _scale(values: Sequence[float]) -> str:
+    """Return the scale that shows values of many sizes; nothing at all, as on few images, has no logarithm."""
+    return "log" if max(values) > 0 else "linear"
 
 
 def waveforms(path: Path, time: Floats, twin: Floats, spice: Floats, classes: int, answer: int, title: str) -> Path:
