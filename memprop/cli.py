@@ -268,6 +268,39 @@ def fit_device(
 
 
 @app.command()
+def characterise(
+    cell: Annotated[str, typer.Argument(help="Neuron cell: a shipped one, or a folder with cell.cir and cell.toml.")],
+    runs: Annotated[int, typer.Option(help="Random runs; 70 in a hundred are for fits, the others for judging.")] = 200,
+    duration: Annotated[
+        float | None, typer.Option(help="Length of a run in s; default five times the rise of the card's stimulus.")
+    ] = None,
+    current: Annotated[
+        str | None, typer.Option(help="Range of currents, LOW:HIGH in A; default both signs of the card's peak.")
+    ] = None,
+    corners: Annotated[int, typer.Option(help="Straight pieces of the current in a run.")] = 200,
+    spread: Annotated[float, typer.Option(help="Relative standard deviation of the parameters from run to run.")] = 0.0,
+    parameters: Annotated[str, typer.Option(help="Parameters that are spread, with commas; default all.")] = "",
+    temperatures: Annotated[str, typer.Option(help="Temperatures in degrees Celsius, with commas.")] = "27",
+    seed: Annotated[int, typer.Option(help="Seed of stimuli, spread and splits.")] = 0,
+    engine: EngineName = "ngspice",
+    workers: Workers = None,
+    timeout_s: Timeout = 600.0,
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/<cell>/characterise.")] = None,
+) -> None:
+    """Simulate a cell under random currents, and keep the waveforms as one file for fits. Interrupt and resume freely."""
+    from memprop.circuit.cell import as_cell  # noqa: PLC0415
+    from memprop.flow.characterise import CharacteriseSettings, characterise_cell  # noqa: PLC0415
+    from memprop.flow.stimuli import drive_of, parse_numbers, parse_range  # noqa: PLC0415
+
+    neuron = as_cell(cell, "neuron", "mif")
+    drive, said = drive_of(neuron, parse_range(current) if current else None, duration, corners)
+    names = tuple(part.strip() for part in parameters.split(",") if part.strip())
+    degrees = parse_numbers(temperatures, "temperatures")
+    settings = CharacteriseSettings(drive, runs, spread, names, degrees, seed, workers, timeout_s)
+    characterise_cell(neuron, settings, engine, out, console, said)
+
+
+@app.command()
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(help="twin, training, spice, crossbar; default all.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All sizes: an hour or two instead of minutes.")] = False,
