@@ -301,6 +301,37 @@ def characterise(
 
 
 @app.command()
+def fit_cell(
+    cell: Annotated[str, typer.Argument(help="Neuron cell: a shipped one, or a folder with cell.cir and cell.toml.")],
+    waveforms: Annotated[
+        Path | None, typer.Option(help="File of `memprop characterise`; default runs/<cell>/characterise/waveforms.nc.")
+    ] = None,
+    dt: Annotated[float | None, typer.Option(help="Step of the twin in s; default that of the currents.")] = None,
+    parameters: Annotated[str, typer.Option(help="Parameters to fit, with commas; default all of the card.")] = "",
+    spikes: Annotated[
+        str | None,
+        typer.Option(help="What a spike is: peaks:PROMINENCE or crossings:LEVEL in V; default peaks of 5 %."),
+    ] = None,
+    engine: EngineName = "ngspice",
+    measure: Annotated[bool, typer.Option(help="Also simulate long runs for drift, and measure the time.")] = True,
+    workers: Workers = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/<cell>/fit.")] = None,
+) -> None:
+    """Fit a cell's own equations to its waveforms at the step of the training; a table and a page say what it is worth."""
+    from memprop.circuit.cell import as_cell  # noqa: PLC0415
+    from memprop.flow.fit_cell import FitCellSettings, parse_rule  # noqa: PLC0415
+    from memprop.flow.fit_cell import fit_cell as run  # noqa: PLC0415
+    from memprop.twin.fitting.waveforms import FILE, CellWaveforms  # noqa: PLC0415
+
+    neuron = as_cell(cell, "neuron", "mif")
+    data = CellWaveforms.load(waveforms or Path("runs") / neuron.name / "characterise" / FILE)
+    names = tuple(part.strip() for part in parameters.split(",") if part.strip())
+    rule = parse_rule(spikes)
+    settings = FitCellSettings(dt, names or None, rule, engine if measure else None, workers=workers)
+    run(neuron, data, settings, out, console)
+
+
+@app.command()
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(help="twin, training, spice, crossbar; default all.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All sizes: an hour or two instead of minutes.")] = False,

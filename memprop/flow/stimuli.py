@@ -142,7 +142,7 @@ def _noise(drive: Drive, rng: np.random.Generator) -> Floats:
     """Return noise up to a random frequency, around a random mean."""
     count = drive.corners + 1
     frequency = np.fft.rfftfreq(count, drive.duration / drive.corners)
-    limit = 10.0 ** rng.uniform(np.log10(2.0 / drive.duration), np.log10(0.1 * drive.corners / drive.duration))
+    limit = 10.0 ** rng.uniform(np.log10(2.0 / drive.duration), np.log10(0.05 * drive.corners / drive.duration))
     spectrum = np.fft.rfft(rng.normal(size=count)) * np.exp(-0.5 * (frequency / limit) ** 2)
     wave = np.fft.irfft(spectrum, count)
     return wave / max(float(wave.std()), 1e-12) + rng.uniform(-1.0, 2.0)
