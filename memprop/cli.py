@@ -332,6 +332,39 @@ def fit_cell(
 
 
 @app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the chip's bundle.")],
+    stimuli: Annotated[int, typer.Option(help="Designed stimuli per neuron.")] = 4,
+    parameters: Annotated[str, typer.Option(help="Parameters to find, with commas; default c,tau,von,voff.")] = "",
+    measured: Annotated[
+        Path | None, typer.Option(help="CSV of columns time, neuron, current, mem, in the place of simulations.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Noise in V rms added to simulated membranes.")] = 0.0,
+    dt: Annotated[
+        float | None, typer.Option(help="Step of the fitted twin in s; default a tenth of a microsecond or so.")
+    ] = None,
+    current: Annotated[
+        str | None, typer.Option(help="Range of currents, LOW:HIGH in A; default that of the card.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of noise and of further starts.")] = 0,
+    engine: EngineName = "ngspice",
+    workers: Workers = None,
+    timeout_s: Timeout = 600.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the calibrated bundle; default <bundle>_calibrated.")
+    ] = None,
+) -> None:
+    """Find the parameters of each neuron of a chip from its waveforms, and write them into a bundle of the same conductances."""
+    from memprop.flow.calibrate import CalibrationSettings  # noqa: PLC0415
+    from memprop.flow.calibrate import calibrate as run  # noqa: PLC0415
+    from memprop.flow.stimuli import parse_range  # noqa: PLC0415
+
+    names = tuple(part.strip() for part in parameters.split(",") if part.strip())
+    settings = CalibrationSettings(names, stimuli, dt, noise, seed, workers, timeout_s)
+    run(bundle, out, engine, settings, console, measured=measured, current=parse_range(current) if current else None)
+
+
+@app.command()
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(help="twin, training, spice, crossbar; default all.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All sizes: an hour or two instead of minutes.")] = False,

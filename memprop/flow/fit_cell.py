@@ -104,7 +104,7 @@ class FitCellSettings:
     rule: SpikeRule | None = None
     engine: str | None = "ngspice"
     """Engine of the long runs and of the time; None: neither is measured."""
-    long_runs: int = 5
+    long_runs: int = 10
     timed_runs: int = 3
     workers: int | None = None
     fallback: Drive | None = field(default=None)

@@ -49,6 +49,11 @@ class Drive:
             raise InputError(f"corners = {self.corners}: a run needs at least 10 straight pieces.")
 
     @property
+    def spans(self) -> float:
+        """Length of a run in spans of five rises, which the number of events in it follows."""
+        return self.duration / (5 * self.rise)
+
+    @property
     def time(self) -> Floats:
         """Corners in s, ``[corners + 1]``."""
         return np.linspace(0.0, self.duration, self.corners + 1)
@@ -122,10 +127,11 @@ def _alpha(drive: Drive, rng: np.random.Generator) -> Floats:
 
 def _train(drive: Drive, rng: np.random.Generator) -> Floats:
     """Return pulses at random times, at a random rate, of unlike heights; some have the other sign."""
-    pulses = rng.uniform(3.0, 15.0)
-    onsets = np.cumsum(rng.exponential(drive.duration / pulses, size=40))
+    pulses = rng.uniform(3.0, 15.0) * drive.spans
+    most = int(2 * pulses) + 20
+    onsets = np.cumsum(rng.exponential(drive.duration / pulses, size=most))
     rise = drive.rise * 10.0 ** rng.uniform(-1.0, -0.3)
-    heights = rng.uniform(0.4, 1.0, size=40) * np.where(rng.random(40) < rng.choice([0.0, 0.3]), -1.0, 1.0)
+    heights = rng.uniform(0.4, 1.0, size=most) * np.where(rng.random(most) < rng.choice([0.0, 0.3]), -1.0, 1.0)
     return sum(
         (h * alpha(drive.time, t, rise) for t, h in zip(onsets, heights, strict=True)), np.zeros(drive.corners + 1)
     )
@@ -133,7 +139,7 @@ def _train(drive: Drive, rng: np.random.Generator) -> Floats:
 
 def _steps(drive: Drive, rng: np.random.Generator) -> Floats:
     """Return levels that last for random times; an edge takes one straight piece."""
-    levels = int(rng.integers(2, 10))
+    levels = min(int(rng.integers(2, 10) * max(drive.spans, 1.0)), drive.corners - 1)
     edges = np.sort(rng.choice(np.arange(1, drive.corners), size=levels, replace=False))
     return rng.uniform(-0.6, 1.0, size=levels + 1)[np.searchsorted(edges, np.arange(drive.corners + 1), side="right")]
 

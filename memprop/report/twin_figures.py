@@ -98,7 +98,7 @@ def _errors(axis: Axes, page: TwinPage) -> None:
         axis.semilogy((where + shift)[part], 1e3 * np.maximum(page.rms[part], 1e-9), ".", color=color, label=label)
     axis.set_xticks(range(len(families)), families)
     axis.set(ylabel="rms error (mV)", title="each run")
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
 
 
 def _spikes(axis: Axes, page: TwinPage) -> None:

@@ -132,6 +132,19 @@ def fit_parameters(  # noqa: D417 - numpy style, as below
     return GreyBoxFit(cell, dt, names, problem.instances, problem.factors(z), before, after, knowledge, iterations)
 
 
+def slopes_of(waveforms: CellWaveforms, cell: Cell, free: Sequence[str], dt: float, factors: Floats) -> Floats:
+    """Return the membranes' slopes by relative changes of parameters in V, ``[P, run, T + 1]``, at ``factors`` ``[I, P]`` of the card.
+
+    Raises
+    ------
+    InputError: as `fit_parameters`.
+    """
+    problem = _Problem(waveforms, cell, _checked(waveforms, cell, free), dt, per_instance=True)
+    _, slopes = problem.linear(problem.scaled(factors))
+    relative = np.where(problem.log, 1.0, factors)
+    return slopes * relative[problem.rows].T[..., None]
+
+
 def _checked(waveforms: CellWaveforms, cell: Cell, free: Sequence[str] | None) -> tuple[str, ...]:
     card = cell.card.parameters
     names = tuple(card) if free is None else tuple(free)
@@ -180,6 +193,10 @@ class _Problem:
     def factors(self, z: Floats) -> Floats:
         """Return what scaled parameters mean: the parameter over its start."""
         return np.where(self.log, np.exp(np.where(self.log, z, 0.0)), 1.0 + z)
+
+    def scaled(self, factors: Floats) -> Floats:
+        """Return the scaled parameters that mean ``factors``."""
+        return np.where(self.log, np.log(np.where(self.log, factors, 1.0)), factors - 1.0)
 
     def residuals(self, z: Floats) -> Floats:
         """Return twin minus waveform in V, ``[K, runs, T + 1]``, for ``z`` ``[K, I, P]``."""
