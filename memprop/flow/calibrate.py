@@ -31,7 +31,7 @@ from memprop.report.progress import Tally, progress
 from memprop.spice.engine import Engine, make_engine
 from memprop.spice.farm import Farm, Job
 from memprop.twin.fitting.design import Design, design_stimuli
-from memprop.twin.fitting.grey_box import GreyBoxFit, fit_parameters
+from memprop.twin.fitting.grey_box import QUIET, GreyBoxFit, fit_parameters
 from memprop.twin.fitting.waveforms import FILE, CellWaveforms, make_waveforms
 
 Floats = NDArray[np.float64]
@@ -171,13 +171,14 @@ def _jobs(population: Population, groups: Sequence[NDArray[np.int64]], currents:
 
 
 def calibrate_network(
-    network: Network, current: tuple[float, float] | None, engine: str | Engine, cache: Path | None, settings: CalibrationSettings, console: Console,
-    measured: Path | None = None,
+    network: Network, engine: str | Engine, settings: CalibrationSettings, console: Console, *,
+    current: tuple[float, float] | None = None, cache: Path | None = None, measured: Path | None = None,
 ) -> tuple[Network, dict[str, GreyBoxFit]]:  # fmt: skip
     """Return the network with the parameters found of every neuron, and the fits by population.
 
-    ``measured`` is a CSV of columns time, neuron, current, mem in the place of simulations; neurons are numbered through all
-    populations, from the first hidden one. A neuron that is not in it keeps the card's values, and that is said.
+    ``current`` is the range of the stimuli in A, see `usual_drive`; ``cache`` a folder that keeps simulations. ``measured`` is a CSV
+    of columns time, neuron, current, mem in the place of simulations; neurons are numbered through all populations, from the
+    first hidden one. A neuron that is not in it keeps the card's values, and that is said.
 
     Raises
     ------
@@ -185,34 +186,41 @@ def calibrate_network(
     """
     found, populations, first = {}, [], 0
     for population in network.populations:
-        cell, free = population.cell, settings.names(population.cell)
         if measured is None:
-            chosen = usual_drive(cell, current)
-            labels, currents, design = choose(cell, free, chosen, settings)
-            say_design(labels, design, population.name, console)
             folder = None if cache is None else cache / population.name
-            waveforms = stimulate(population, currents, chosen, engine, folder, settings, console)
-            dt = settings.dt or waveforms.step
-            if folder is not None:
-                waveforms.save(folder / FILE)
+            waveforms = _simulated(population, usual_drive(population.cell, current), engine, folder, settings, console)
         else:
-            every = CellWaveforms.from_csv(measured, cell)
+            every = CellWaveforms.from_csv(measured, population.cell)
             _check_neurons(every, network, measured)
             waveforms = _own(every, first, population.size)
-            dt = settings.dt or every.step
         first += population.size
-        if waveforms is None:
-            console.print(f"{population.name}: no neuron is in the file; the card's values are kept", highlight=False)
-            populations.append(replace(population, parameters=cell.values(population.size, {})))
-            continue
-        with progress(f"fit of {population.name}", 40, console) as advance:
-            fit = fit_parameters(
-                waveforms, cell, free, dt, per_instance=True, seed=settings.seed, noise=max(settings.noise, 10e-6),
-                on_iteration=lambda k, rms: advance(f"{1e3 * rms:.3g} mV rms", done=k),
-            )  # fmt: skip
-        found[population.name] = fit
-        populations.append(replace(population, parameters=_values(fit, population, console)))
+        if waveforms is not None:
+            found[population.name] = _fitted(population, waveforms, settings, console)
+        populations.append(replace(population, parameters=_values(found.get(population.name), population, console)))
     return replace(network, populations=tuple(populations)), found
+
+
+def _simulated(
+    population: Population, drive: Drive, engine: str | Engine, folder: Path | None, settings: CalibrationSettings, console: Console
+) -> CellWaveforms:  # fmt: skip
+    """Design stimuli, say which, and return what every neuron does under them."""
+    labels, currents, design = choose(population.cell, settings.names(population.cell), drive, settings)
+    say_design(labels, design, population.name, console)
+    waveforms = stimulate(population, currents, drive, engine, folder, settings, console)
+    if folder is not None:
+        waveforms.save(folder / FILE)
+    return waveforms
+
+
+def _fitted(
+    population: Population, waveforms: CellWaveforms, settings: CalibrationSettings, console: Console
+) -> GreyBoxFit:
+    with progress(f"fit of {population.name}", 40, console) as advance:
+        return fit_parameters(
+            waveforms, population.cell, settings.names(population.cell), settings.dt or waveforms.step, per_instance=True,
+            seed=settings.seed, noise=max(settings.noise, QUIET),
+            on_iteration=lambda k, rms: advance(f"{1e3 * rms:.3g} mV rms", done=k),
+        )  # fmt: skip
 
 
 def usual_drive(cell: Cell, current: tuple[float, float] | None = None) -> Drive:
@@ -244,18 +252,17 @@ def _own(waveforms: CellWaveforms, first: int, size: int) -> CellWaveforms | Non
     return CellWaveforms(part.assign(instance=part["instance"] - first))
 
 
-def _values(fit: GreyBoxFit, population: Population, console: Console) -> dict[str, float | Floats]:
+def _values(fit: GreyBoxFit | None, population: Population, console: Console) -> dict[str, float | Floats]:
     """Return the parameters of a population: those found, the card's for all others."""
-    cell = population.cell
-    where = np.array(fit.instances)
+    cell, where = population.cell, np.array(fit.instances if fit else (), dtype=np.int64)
     changes = {}
-    for name, value in fit.values.items():
+    for name, value in (fit.values if fit else {}).items():
         changes[name] = np.full(population.size, cell.card.parameters[name].default)
         changes[name][where] = value
     if len(where) < population.size:
+        missing = population.size - len(where)
         console.print(
-            f"{population.name}: {population.size - len(where)} neurons have no waveform and keep the card's values",
-            highlight=False,
+            f"{population.name}: {missing} neurons have no waveform and keep the card's values", highlight=False
         )
     return cell.values(population.size, changes)
 
@@ -275,7 +282,9 @@ def calibrate(
     check_target(target)
     runs = ensure_folder(Path("runs") / network.name / "calibrate")
     with closing(make_engine(engine_name)) as engine:
-        found, fits = calibrate_network(network, current, engine_name, runs, settings, console, measured)
+        found, fits = calibrate_network(
+            network, engine_name, settings, console, current=current, cache=runs, measured=measured
+        )
         data = load(manifest.dataset)
         index = int(image_order(data)[0])
         spice = SpiceSettings(max_step=manifest.max_step, dt=manifest.dt, cache=runs, workers=settings.workers)

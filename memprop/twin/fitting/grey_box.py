@@ -35,7 +35,7 @@ _GAIN, _PATIENCE = 1e-4, 2
 _MOST = 40
 _FARTHEST = 30.0
 """Largest factor between a fitted parameter and its start."""
-_QUIET = 10e-6
+QUIET = 10e-6
 """Least noise in V that standard errors assume, that of simulators and grids."""
 _SUSPECT, _FINE = 3.0, 0.3e-3
 """A neuron is fitted again from other starts where its error is this many times the median, and above this many V rms."""
@@ -61,6 +61,8 @@ class GreyBoxFit:
     knowledge: tuple[tuple[Knowledge, ...], ...]
     """Per instance and parameter."""
     iterations: int
+    per_instance: bool = False
+    """Whether each neuron has its own set; the runs' known parameters then did not count."""
 
     @property
     def values(self) -> dict[str, Floats]:
@@ -87,18 +89,17 @@ class GreyBoxFit:
         ------
         InputError: a run is of a neuron that was not fitted.
         """
-        where = _rows(self.instances, waveforms.instances)
+        where = (
+            _rows(self.instances, waveforms.instances)
+            if self.per_instance
+            else np.zeros(waveforms.runs, dtype=np.int64)
+        )
         return _population(self.cell, waveforms, self.free, self.factors[where], dt or self.dt, self.per_instance)
-
-    @property
-    def per_instance(self) -> bool:
-        """Whether each neuron has its own set; the runs' known parameters then did not count."""
-        return self.instances != (0,)
 
 
 def fit_parameters(  # noqa: D417 - numpy style, as below
     waveforms: CellWaveforms, cell: Cell, free: Sequence[str] | None = None, dt: float = 0.5e-6, *,
-    per_instance: bool = False, noise: float = _QUIET, seed: int = 0,
+    per_instance: bool = False, noise: float = QUIET, seed: int = 0,
     on_iteration: Callable[[int, float], None] = lambda k, rms: None,  # noqa: ARG005
 ) -> GreyBoxFit:  # fmt: skip
     """Fit parameters of ``cell`` to the membranes of ``waveforms``, by least squares, from the values of its card.
@@ -129,7 +130,9 @@ def fit_parameters(  # noqa: D417 - numpy style, as below
         z, costs = _again(problem, z, costs, seed)
     after = problem.rms(costs)
     knowledge = problem.knowledge(z, np.maximum(after, noise))
-    return GreyBoxFit(cell, dt, names, problem.instances, problem.factors(z), before, after, knowledge, iterations)
+    return GreyBoxFit(
+        cell, dt, names, problem.instances, problem.factors(z), before, after, knowledge, iterations, per_instance
+    )
 
 
 def slopes_of(waveforms: CellWaveforms, cell: Cell, free: Sequence[str], dt: float, factors: Floats) -> Floats:
@@ -319,8 +322,6 @@ def _population(
 
 
 def _rows(instances: Sequence[int], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    if tuple(instances) == (0,):
-        return np.zeros(len(wanted), dtype=np.int64)
     place = {instance: k for k, instance in enumerate(instances)}
     missing = [int(i) for i in wanted if int(i) not in place]
     if missing:
