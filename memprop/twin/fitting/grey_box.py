@@ -37,7 +37,7 @@ _FARTHEST = 30.0
 """Largest factor between a fitted parameter and its start."""
 QUIET = 10e-6
 """Least noise in V that standard errors assume, that of simulators and grids."""
-_SUSPECT, _FINE = 3.0, 0.3e-3
+_SUSPECT, _FINE = 1.5, 0.3e-3
 """A neuron is fitted again from other starts where its error is this many times the median, and above this many V rms."""
 _RESTARTS = 4
 
@@ -193,6 +193,11 @@ class _Problem:
         edges = [_bounds(p, log) for p, log in zip(parameters, self.log, strict=True)]
         self.low, self.high = np.array(edges).T
 
+    def part(self, instances: NDArray[np.bool_]) -> _Problem:
+        """Return the problem of some instances, ``[I]``."""
+        runs = self.waveforms.take(np.flatnonzero(instances[self.rows]))
+        return _Problem(runs, self.cell, self.names, self.dt, self.per_instance)
+
     def factors(self, z: Floats) -> Floats:
         """Return what scaled parameters mean: the parameter over its start."""
         return np.where(self.log, np.exp(np.where(self.log, z, 0.0)), 1.0 + z)
@@ -254,12 +259,13 @@ class _Problem:
 
 def _solve(
     problem: _Problem, z: Floats, on_iteration: Callable[[int, float], None] = lambda k, rms: None,  # noqa: ARG005
+    most: int = _MOST,
 ) -> tuple[Floats, Floats, int]:  # fmt: skip
     """Return the best point ``[I, P]`` from ``z``, its costs ``[I]``, and the number of iterations."""
     costs = problem.costs(z[None])[0]
     damping, small = np.full(problem.count, 1e-2), np.zeros(problem.count, dtype=np.int64)
     iteration = 0
-    for iteration in range(1, _MOST + 1):
+    for iteration in range(1, most + 1):
         matrices, gradients = problem.normal(z)
         trials = np.stack([_trial(problem, z, matrices, gradients, damping * f) for f in _DAMPINGS])
         found = problem.costs(trials)
@@ -274,8 +280,12 @@ def _solve(
         )
         small = np.where(gain > _GAIN, 0, small + 1)
         on_iteration(iteration, float(np.sqrt(costs.sum() / problem.points.sum())))
-        if (small >= _PATIENCE).all():
+        open_ = small < _PATIENCE
+        if not open_.any():
             break
+        if problem.per_instance and 2 * open_.sum() <= problem.count:  # the others have settled: leave them
+            z[open_], costs[open_], more = _solve(problem.part(open_), z[open_], on_iteration, most - iteration)
+            return z, costs, iteration + more
     return z, costs, iteration
 
 
@@ -300,8 +310,7 @@ def _again(problem: _Problem, z: Floats, costs: Floats, seed: int) -> tuple[Floa
         bad = rms > max(_FINE, _SUSPECT * float(np.median(rms)))
         if not bad.any():
             break
-        part = problem.waveforms.take(np.flatnonzero(bad[problem.rows]))
-        smaller = _Problem(part, problem.cell, problem.names, problem.dt, per_instance=True)
+        smaller = problem.part(bad)
         start = np.clip(rng.normal(scale=0.4, size=(int(bad.sum()), z.shape[1])), problem.low, problem.high)
         found, less, _ = _solve(smaller, start)
         better = less < costs[bad]

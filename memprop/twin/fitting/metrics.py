@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memprop.errors import InputError, RangeWarning
+from memprop.twin.fitting.predict import on_grid
 from memprop.twin.fitting.waveforms import CellWaveforms
 
 Floats = NDArray[np.float64]
 KINDS = ("peaks", "crossings")
 _FAINTER = 0.7
 """A spike has no partner only where the other waveform has not even one of this part of the level."""
-_FINER = 20
+_FINER = 100
 _SLACK = 1e-9
 
 
@@ -130,15 +131,17 @@ def spike_errors(
 ) -> SpikeErrors:
     """Compare the spikes of membranes ``found`` in V, ``[run, T]`` at ``grid`` in s, with those of all runs.
 
-    Two spikes are the same where they are next to each other and within ``window`` s; default 5 % of a run.
+    Both are read at the points of ``grid``, with the same curve between them: what a coarse grid does to the reading of a time then
+    is no error of the twin. Two spikes are the same where they are next to each other and within ``window`` s; default 5 % of a run.
     """
+    reference = on_grid(waveforms.time, waveforms.mem, grid)
     window = 0.05 * float(waveforms.time[-1]) if window is None else window
     true = missed = extra = 0
     late: list[float] = []
     relative: list[float] = []
-    for run, mem in zip(found, waveforms.mem, strict=True):
-        ours, theirs = spike_times(grid, run, rule), spike_times(waveforms.time, mem, rule)
-        faint = spike_times(grid, run, rule, _FAINTER), spike_times(waveforms.time, mem, rule, _FAINTER)
+    for run, mem in zip(found, reference, strict=True):
+        ours, theirs = spike_times(grid, run, rule), spike_times(grid, mem, rule)
+        faint = spike_times(grid, run, rule, _FAINTER), spike_times(grid, mem, rule, _FAINTER)
         pairs = _pairs(theirs, faint[0], window)
         true, missed = true + len(theirs), missed + len(theirs) - len(pairs)
         extra += len(ours) - len(_pairs(ours, faint[1], window))
