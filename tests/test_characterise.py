@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from memprop.circuit.cell import find_cell, load_cell
+from memprop.circuit.cell import Cell, TextSubCircuit, find_cell, load_cell
 from memprop.cli import app
-from memprop.errors import InputError
+from memprop.errors import InputError, SimulationError
 from memprop.flow.characterise import (
     CharacteriseSettings,
     characterise,
@@ -152,3 +152,26 @@ def test_command_writes_file_and_figure(tmp_path: Path) -> None:
     assert "5 runs (3 fit, 1 validation, 1 held_out)" in done.output
     assert CellWaveforms.load(tmp_path / "waveforms.nc").runs == 5
     assert (tmp_path / "waveforms.png").stat().st_size > 10_000
+
+
+def test_temperature_reaches_the_deck_of_a_cell_that_feels_it(tmp_path: Path) -> None:
+    cell = load_cell("mif")
+    text = cell.text.replace(".ends mif", "bheat ref mem i=1e-8*(temper-27)\n.ends mif")
+    warm = Cell(cell.card, TextSubCircuit(text, "test"), cell.home)
+    assert depends_on_temperature(warm)
+    settings = CharacteriseSettings(DRIVE, 10, temperatures=(27.0, 77.0), workers=1)
+    found = characterise(warm, settings, "ngspice", tmp_path, QUIET)
+    assert found.temperatures.tolist() == [27.0] * 5 + [77.0] * 5
+    rest = found.mem[:, 0]
+    assert np.ptp(rest[:5]) < 1e-6
+    # 0.5 uA through the two memristors at rest, about 50 kOhm and less in parallel
+    assert 1e-3 < float(rest[5] - rest[0]) < 25e-3
+
+
+def test_runs_that_fail_are_left_out_and_all_failing_is_an_error(tmp_path: Path) -> None:
+    cell = load_cell("mif")
+    broken = Cell(
+        cell.card, TextSubCircuit(cell.text.replace("cmem mem ref {c}", "cmem mem ref {nothing}"), "test"), cell.home
+    )
+    with pytest.raises(SimulationError, match="deck 'mif"):
+        characterise(broken, CharacteriseSettings(DRIVE, 3, workers=1), "ngspice", tmp_path, QUIET)

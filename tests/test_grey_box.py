@@ -16,11 +16,14 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.optimize import least_squares
+from typer.testing import CliRunner
 
 from memprop.circuit.cell import find_cell, load_cell
 from memprop.circuit.network import Network, Projection, population_of
+from memprop.cli import app
 from memprop.conductance.pair import ConductanceRange
 from memprop.errors import InputError, RangeWarning
+from memprop.export.bundle import load_bundle
 from memprop.flow.calibrate import CalibrationSettings, calibrate_network, choose, usual_drive
 from memprop.flow.calibration_report import record, recovery
 from memprop.flow.characterise import CharacteriseSettings, characterise
@@ -337,3 +340,24 @@ def test_nonsense_in_calibrations_is_refused() -> None:
         usual_drive(bare)
     assert CalibrationSettings().names(find_cell("threshold_neuron")) == FREE
     assert CalibrationSettings(free=("c",)).names(MIF) == ("c",)
+
+
+def test_commands_fit_and_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Path(__file__).parents[1] / "netlists" / "digits_mif"
+    waveforms = made({"c": 1.05e-10})
+    split = np.array(["fit", "held_out", "validation"])
+    CellWaveforms(waveforms.data.assign(split=("run", split))).save(tmp_path / "w.nc")
+    monkeypatch.chdir(tmp_path)
+    given = ["fit-cell", "mif", "--waveforms", "w.nc", "--parameters", "c", "--dt", "5e-7", "--no-measure"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert json.loads(Path("runs/mif/fit/fit.json").read_text())["parameters"]["c"]["value"] == pytest.approx(1.05e-10)
+    done = CliRunner().invoke(
+        app, ["calibrate", str(bundle), "--stimuli", "1", "--workers", "1", "--dt", "5e-7", "--out", "found"]
+    )
+    assert done.exit_code == 0, done.output
+    network, found = load_bundle(bundle)[0], load_bundle(Path("found"))[0]
+    for one, other in zip(network.projections, found.projections, strict=True):
+        assert np.array_equal(one.g_plus, other.g_plus)
+    assert np.allclose(np.asarray(found.populations[0].parameters["c"]), 1e-10, rtol=2e-3)
+    assert len(json.loads(Path("found/calibration.json").read_text())["fits"]) == 2
