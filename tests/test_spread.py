@@ -15,11 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PySpice.Spice.Netlist import SubCircuit
-from scipy.optimize import brentq
 from scipy.special import expit
 from typer.testing import CliRunner
 
-from memprop.circuit.cell import Cell, CellCard, Corner, load_cell
+from memprop.circuit.cell import CellCard, Corner, load_cell
 from memprop.circuit.elaborate import FORMS, Form, elaborate
 from memprop.circuit.network import Network, Projection, population_of
 from memprop.circuit.noise import Noise
@@ -32,7 +31,7 @@ from memprop.data.sets import load
 from memprop.deck.ngspice import make_deck, section_text
 from memprop.device.card import Parameter
 from memprop.errors import InputError
-from memprop.export.bundle import load_bundle
+from memprop.export.bundle import _record_of, load_bundle
 from memprop.flow.image_jobs import Image, image_decks
 from memprop.flow.loop import compare
 from memprop.flow.simulate import SpiceResults, SpiceSettings, image_order, simulate_images
@@ -314,6 +313,23 @@ def test_energies_of_the_forms_of_a_chip_are_equal() -> None:
         assert result.energy_neurons == pytest.approx(found[0].energy_neurons, rel=1e-6)
 
 
+def test_energy_of_neurons_counts_what_mirrors_deliver() -> None:
+    """Rails and mirrors by Ohm and Kirchhoff from the column currents, in the place of the meters."""
+    encoder, deck = load_bundle(BUNDLE)[1], make_deck(elaborate(chip(), "reduced", stimulus()), 0.25e-6, 100e-6)
+    places = [(p, k, f"{p.name}_col{k}") for p in chip().populations for k in range(p.size)]
+    branches = ("v_e2", *(f"v.x_{column}_mirror.vsense" for _, _, column in places))
+    record = make_engine("ngspice").run(replace(deck, branches=branches))
+    power = -0.05 * record["i(v_e2)"].values
+    for p, k, column in places:
+        assert p.gain is not None
+        assert p.offset is not None
+        current = p.gain[k] * record[f"i(v.x_{column}_mirror.vsense)"].values + p.offset[k]
+        power = power + record[f"{column}_mem"].values * current
+    options = SpiceSettings(workers=1)
+    found = simulate_images(chip(), encoder, load("digits"), [25], make_engine("ngspice"), options).done[25]
+    assert found.energy_neurons == pytest.approx(np.trapezoid(power, record["time"].values), rel=1e-6)
+
+
 def test_ideal_mirrors_leave_the_netlist_as_it_is() -> None:
     text = {s.file: section_text(s) for s in elaborate(digits(), "reduced", stimulus()).sections}["populations.inc"]
     assert "column_mirror_real" not in text
@@ -354,18 +370,18 @@ def test_twin_of_a_chip_with_wires_follows_ngspice(spread: Spread) -> None:
 # References, gains and offsets of twins
 
 
-def rest_under(current: float, von: float = 0.11) -> float:
-    """Return the membrane in V at which the memristors take ``current``, by bisection on the published equations."""
-
-    def missing(v: float) -> float:
+def rest_under(current: float) -> float:
+    """Return the membrane in V at which both memristors, in equilibrium, take ``current``: published equations, bisection."""
+    low, high = -0.05, 0.06
+    for _ in range(100):
+        v = 0.5 * (low + high)
         flow = 0.0
         for u in (v, v - 0.05):
-            on, off = expit((u - von) / 0.015), expit((0.005 - u) / 0.015)
+            on, off = expit((u - 0.11) / 0.015), expit((0.005 - u) / 0.015)
             x = on / (on + off)
             flow += (x / 1e3 + (1 - x) / 1e5) * u
-        return flow - current
-
-    return float(brentq(missing, -0.05, 0.06, xtol=1e-16))
+        low, high = (v, high) if flow < current else (low, v)
+    return 0.5 * (low + high)
 
 
 def test_rest_holds_the_offset_current() -> None:
@@ -595,16 +611,20 @@ def test_manifest_of_a_design_is_as_before() -> None:
     assert written.keys() == json.loads((BUNDLE / "manifest.json").read_text())["populations"][0].keys()
 
 
-def test_card_with_corners_of_an_own_cell_comes_back(tmp_path: Path) -> None:
+def test_corners_of_an_own_cell_stay_in_its_bundle() -> None:
     base = load_cell("mif")
-    own = TextCell(base, "own_mif")
-    card = CellCard.model_validate(own.card.model_dump())
-    assert card == own.card
-    assert card.corners.keys() == base.card.corners.keys()
+    card = base.card.model_copy(update={"name": "own_mif"})
+    assert CellCard.model_validate_json(card.model_dump_json()) == card
+    assert _record_of(replace(base, card=card)).corners.keys() == base.card.corners.keys()
+    assert _record_of(base).corners == {}
 
 
-def TextCell(base: Cell, name: str) -> Cell:  # noqa: N802 - makes one
-    return replace(base, card=base.card.model_copy(update={"name": name}))
+def test_cached_means_of_chips_are_those_of_their_reference() -> None:
+    """The rest of outputs stands in no netlist: another reference is another result all the same."""
+    encoder, last = load_bundle(BUNDLE)[1], chip().output
+    moved = replace(chip(), populations=(chip().populations[0], replace(last, rest=(0.0,) * last.size)))
+    keys = {image_decks(n, encoder, "reduced", 0.25e-6, 0.25e-6).key for n in (chip(), moved)}
+    assert len(keys) == 2
 
 
 # What goes wrong

@@ -100,6 +100,8 @@ def image_decks(
     image = circuit.sections[-1].file
     rest = replace(base, files={name: text for name, text in base.files.items() if name != image})
     key = f"images {VERSION} {rest.digest} {conductance_digest(network)} {network.wires!r} {encoder!r} {dt!r}"
+    if network.output.gain is not None or any(np.ndim(value) for value in network.output.parameters.values()):
+        key += f" {network.output.rest!r}"  # of a chip no netlist tells what the means of its outputs are counted from
     return ImageDecks(circuit, encoder, base, image_reduction(circuit, dt, encoder.steps(dt)), key, noise)
 
 

@@ -78,7 +78,7 @@ class Solver:
             return y
         hold = torch.zeros_like(y)
         hold[..., list(held)] = 1.0
-        eye = torch.eye(y.shape[-1], dtype=y.dtype)
+        eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         for _ in range(_STEPS):
             force = self.residual(y, inputs)
             matrix = self.jacobian(y, inputs) + (self.mass(y, inputs) / step if step < 1e12 else 0.0)
@@ -104,7 +104,7 @@ class Solver:
 
     def newton(self, y: Tensor, inputs: Sequence[Any], held: Sequence[int] = ()) -> Tensor:
         """Return ``y`` after a step of Newton's, through which gradients of ``inputs`` pass: at the operating point they are exact."""
-        free = torch.ones(y.shape[-1], dtype=y.dtype)
+        free = torch.ones(y.shape[-1], dtype=y.dtype, device=y.device)
         free[list(held)] = 0.0
         matrix = self.jacobian(y, inputs).detach() * free[:, None] + torch.diag(1.0 - free)
         return y - torch.linalg.solve(matrix, (self.residual(y, inputs) * free)[..., None])[..., 0]
