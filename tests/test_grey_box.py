@@ -361,3 +361,12 @@ def test_commands_fit_and_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert np.array_equal(one.g_plus, other.g_plus)
     assert np.allclose(np.asarray(found.populations[0].parameters["c"]), 1e-10, rtol=2e-3)
     assert len(json.loads(Path("found/calibration.json").read_text())["fits"]) == 2
+
+
+def test_a_fit_that_helps_no_other_run_is_said(tmp_path: Path) -> None:
+    waveforms = made({"c": [1.2e-10, 1e-10]}, 2)  # the fit sees the first three runs, validation is the card itself
+    split = np.array(["fit"] * 3 + ["validation", "held_out", "held_out"])
+    console = Console(record=True, width=200, file=io.StringIO())
+    waveforms = CellWaveforms(waveforms.data.assign(split=("run", split)))
+    fit_cell(MIF, waveforms, FitCellSettings(free=("c",), engine=None), tmp_path, console)
+    assert "the fit is no gain" in console.export_text()

@@ -256,6 +256,13 @@ def say(found: GreyBoxFit, before: TwinReport, after: TwinReport, console: Conso
     for _, name, reason in found.unknown():
         console.print(f"[bold yellow]NOT identifiable[/] {name}: {escape(reason)}.", highlight=False, soft_wrap=True)
     say_report(after, console, before)
+    seen = {e.label: (e.rms, b.rms) for e, b in zip(after.errors, before.errors, strict=True)}
+    fitted, card = seen.get("validation", (0.0, 0.0))
+    if fitted > card:
+        console.print(
+            f"[bold yellow]the fit is no gain[/]: {1e3 * fitted:.3g} mV rms on the runs of validation, {1e3 * card:.3g} mV with the card. "
+            "Keep the card's values, or take a smaller step or range.", highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def say_report(after: TwinReport, console: Console, before: TwinReport | None = None) -> None:

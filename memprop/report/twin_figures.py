@@ -94,11 +94,10 @@ def _errors(axis: Axes, page: TwinPage) -> None:
     families = list(dict.fromkeys(page.stimuli))
     where = np.array([families.index(s) for s in page.stimuli])
     shift = np.linspace(-0.25, 0.25, len(where))[np.argsort(np.argsort(np.arange(len(where)) * 7919 % len(where)))]
-    for part, color, label in ((~page.held, FAINT, "seen"), (page.held, TWIN, "held out")):
-        axis.semilogy((where + shift)[part], 1e3 * np.maximum(page.rms[part], 1e-9), ".", color=color, label=label)
+    for part, color in ((~page.held, FAINT), (page.held, TWIN)):
+        axis.semilogy((where + shift)[part], 1e3 * np.maximum(page.rms[part], 1e-9), ".", color=color)
     axis.set_xticks(range(len(families)), families)
-    axis.set(ylabel="rms error (mV)", title="each run")
-    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    axis.set(ylabel="rms error (mV)", title="each run; held out in colour")
 
 
 def _spikes(axis: Axes, page: TwinPage) -> None:
