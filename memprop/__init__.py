@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from memprop.circuit.cell import Cell, find_cell, load_cell
     from memprop.circuit.elaborate import elaborate
     from memprop.circuit.network import Network, Population, Projection, population_of
+    from memprop.circuit.noise import Noise
+    from memprop.circuit.spread import Chip, Spread, corner_network, draw_chip, spread_network
     from memprop.circuit.wires import Wires
     from memprop.conductance.pair import ConductanceRange
     from memprop.data.encode import AlphaEncoder
@@ -36,6 +38,8 @@ _PUBLIC = {
     "circuit.cell": ("Cell", "find_cell", "load_cell"),
     "circuit.elaborate": ("elaborate",),
     "circuit.network": ("Network", "Population", "Projection", "population_of"),
+    "circuit.noise": ("Noise",),
+    "circuit.spread": ("Chip", "Spread", "corner_network", "draw_chip", "spread_network"),
     "circuit.wires": ("Wires",),
     "conductance.pair": ("ConductanceRange",),
     "data.encode": ("AlphaEncoder",),
@@ -63,6 +67,7 @@ __all__ = [
     "BPTTConfig",
     "Cell",
     "CellTwin",
+    "Chip",
     "Comparison",
     "ConductanceRange",
     "Crossbar",
@@ -73,14 +78,18 @@ __all__ = [
     "Images",
     "Job",
     "Network",
+    "Noise",
     "Outcome",
     "Population",
     "Projection",
     "SpiceSettings",
+    "Spread",
     "Twin",
     "Wires",
     "accuracy",
     "compare",
+    "corner_network",
+    "draw_chip",
     "elaborate",
     "evaluate",
     "export_bundle",
@@ -98,6 +107,7 @@ __all__ = [
     "provenance",
     "run_many",
     "simulate_images",
+    "spread_network",
     "summarise",
     "twin_accuracy",
 ]  # fmt: skip
