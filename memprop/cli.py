@@ -321,7 +321,15 @@ def in_the_loop(
     wire: Wire = 0.0,
     corner: Corner = None,
     seed: ChipSeed = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 5,
+    calibrated: Annotated[
+        Path | None, typer.Option(help="Bundle that `memprop calibrate` wrote: its parameters are those of the twin.")
+    ] = None,
+    twin_epochs: Annotated[
+        int, typer.Option(help="Passes on the twin, over all images, before the first transfer.", min=0)
+    ] = 0,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over the training images in the loop; 0: transfer only.", min=0)
+    ] = 5,
     images: Annotated[int, typer.Option(help="Training images that the chip sees.", min=1)] = 2000,
     batch: Annotated[int, typer.Option(help="Images between two updates.", min=1)] = 50,
     validation: Annotated[int, typer.Option(help="Training images held out to choose the best epoch.", min=1)] = 200,
@@ -343,6 +351,7 @@ def in_the_loop(
     from memprop.circuit.spread import Spread  # noqa: PLC0415
     from memprop.flow.in_the_loop import LoopSettings, in_the_loop  # noqa: PLC0415
     from memprop.flow.spread import ChipSettings, parse_parameters  # noqa: PLC0415
+    from memprop.learn.bptt import BPTTConfig  # noqa: PLC0415
     from memprop.learn.in_the_loop import InTheLoopConfig  # noqa: PLC0415
 
     chips = [
@@ -351,10 +360,15 @@ def in_the_loop(
         )
         for s in sigma or [0.0]
     ]
-    learning = InTheLoopConfig(
-        epochs, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images
+    on_twin = (
+        BPTTConfig(twin_epochs, rate_input=10 * rate_input, rate_hidden=10 * rate_hidden, dt=0.5e-6)
+        if twin_epochs
+        else None
     )
-    settings = LoopSettings(learning, test, workers, cluster, timeout_s, states)
+    learning = InTheLoopConfig(
+        epochs or 1, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images
+    )
+    settings = LoopSettings(learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, epochs > 0)
     in_the_loop(bundle, chips, settings, console, engine_name=engine, run=run, out=out)
 
 

@@ -27,6 +27,7 @@ from memprop.flow.loop import export_bundle, first_failure, versions
 from memprop.flow.plant import SpicePlant
 from memprop.flow.simulate import SpiceSettings, image_order
 from memprop.flow.spread import ChipSettings, make_chip
+from memprop.learn.bptt import BPTTConfig, fit
 from memprop.learn.checkpoint import load_checkpoint
 from memprop.learn.in_the_loop import InTheLoopConfig, fit_in_the_loop
 from memprop.learn.plant import Pairs
@@ -37,7 +38,8 @@ from memprop.spice.engine import Engine, make_engine
 from memprop.twin.network import Twin, from_network
 
 CHECKPOINT = "in_the_loop.safetensors"
-ROWS = ("ideal", "plain", "tuned")
+TWIN_CHECKPOINT = "on_the_twin.safetensors"
+ROWS = ("ideal", "plain", "calibrated", "tuned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,20 @@ class LoopSettings:
     timeout_s: float = 1800.0
     states: bool = True
     """Whether device states are measured besides the membranes."""
+    calibrated: Path | None = None
+    """Bundle with the calibrated parameters of the chip, for the twin; None: the twin knows the design only."""
+    on_twin: BPTTConfig | None = None
+    """Training on the twin before the chip is written for the first time; None: the targets are those of the design."""
+    loop: bool = True
+    """Whether the chip learns in the loop after that."""
 
     def __post_init__(self) -> None:
         if self.test < 1:
             raise InputError(f"test = {self.test}: at least 1 test image is needed.")
+        if not (self.loop or self.on_twin):
+            raise InputError(
+                "neither epochs in the loop nor on the twin: nothing would be learned. Ask for one of them."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +82,12 @@ class Tuned:
     settings: ChipSettings | None
     """None: the design itself."""
     accuracy: dict[str, float]
-    """In SPICE on the same test images: ``ideal`` (the design), ``plain`` (the chip with the design's targets), ``tuned``."""
+    """In SPICE on the same test images: ``ideal`` (the design), ``plain`` (the chip with the design's targets),
+    ``calibrated`` (with those learned on the twin, one transfer), ``tuned`` (in the loop)."""
     failed: int
     """Images of all these that could not be simulated and count in none."""
-    history: History
+    history: History | None
+    """Of the learning in the loop."""
 
     @property
     def sigma(self) -> float:
@@ -90,8 +104,17 @@ class _Design:
     manifest: Manifest
     data: Images
 
-    def twin(self, dt: float) -> Twin:
-        return from_network(self.network, self.encoder, dt)
+    def twin(self, loop: LoopSettings) -> Twin:
+        """Return the twin that learns: with the parameters of the design, or those that a calibration found."""
+        network = self.network
+        if loop.calibrated is not None:
+            measured = load_bundle(loop.calibrated)[0]
+            if [p.size for p in measured.populations] != [p.size for p in network.populations]:
+                raise InputError(
+                    f"{loop.calibrated} has other populations than {network.name}. Calibrate a chip of this design."
+                )
+            network = replace(network, populations=measured.populations)
+        return from_network(network, self.encoder, loop.learning.dt or self.manifest.dt)
 
 
 def in_the_loop(
@@ -133,9 +156,13 @@ def in_the_loop(
             "versions": versions(engine),
         }
     learning = asdict(settings.learning)
-    write_json(folder / "summary.json", {**about, "learning": learning, "chips": [_record(one) for one in found]})
+    twin = None if settings.on_twin is None else asdict(settings.on_twin)
+    write_json(
+        folder / "summary.json",
+        {**about, "learning": learning, "on_twin": twin, "chips": [_record(one) for one in found]},
+    )
     if len(found) > 1:
-        rows = {name: [one.accuracy[name] for one in found] for name in ROWS}
+        rows = {name: [one.accuracy[name] for one in found] for name in ROWS if name in found[0].accuracy}
         mismatch_curve(folder / "mismatch.png", [one.sigma for one in found], rows, settings.test)
     console.print(f"summary and figures: {folder}", soft_wrap=True, markup=False)
     return found
@@ -152,18 +179,24 @@ def _folder(chip: ChipSettings) -> str:
 def _tune(
     design: _Design, settings: ChipSettings, loop: LoopSettings, engine: Engine, folder: Path, console: Console
 ) -> Tuned:
-    chip = make_chip(design.network, settings)
-    twin = design.twin(loop.learning.dt or design.manifest.dt)
-    ensure_folder(folder)
-    accuracy, failed = {}, 0
-    accuracy["ideal"], missing = _accuracy(design.network, design, loop, engine, folder.parent, console)
-    failed += missing
-    accuracy["plain"], missing = _accuracy(chip.program(), design, loop, engine, folder, console)
-    history = _learn(twin, chip, design, loop, engine, folder, console)
-    failed += missing
-    accuracy["tuned"], missing = _accuracy(_programmed(chip, twin), design, loop, engine, folder, console)
-    training_curve(folder / "training.png", history.loss, history.validation)
-    return Tuned(settings, accuracy, failed + missing, history)
+    chip, twin = make_chip(design.network, settings), design.twin(loop)
+    accuracy, failed, history = {}, 0, None
+
+    def judge(name: str, network: Network, cache: Path) -> None:
+        nonlocal failed
+        accuracy[name], missing = _accuracy(network, design, loop, engine, cache, console)
+        failed += missing
+
+    judge("ideal", design.network, folder.parent)
+    judge("plain", chip.program(), folder)
+    if loop.on_twin is not None:
+        fit(twin, design.data, loop.on_twin, checkpoint=folder / TWIN_CHECKPOINT)
+        judge("calibrated", _programmed(chip, twin), folder)
+    if loop.loop:
+        history = _learn(twin, chip, design, loop, engine, folder, console)
+        judge("tuned", _programmed(chip, twin), folder)
+        training_curve(folder / "training.png", history.loss, history.validation)
+    return Tuned(settings, accuracy, failed, history)
 
 
 def _learn(
@@ -218,8 +251,8 @@ def _export(
     console: Console,
 ) -> None:
     """Write the tuned chip as a bundle with the testbenches of the design's images."""
-    twin = design.twin(loop.learning.dt or design.manifest.dt)
-    _load_best(twin, folder / CHECKPOINT)
+    twin = design.twin(loop)
+    _load_best(twin, folder / (CHECKPOINT if loop.loop else TWIN_CHECKPOINT))
     network = replace(_programmed(make_chip(design.network, settings), twin), name=f"{design.network.name}_tuned")
     images = list(dict.fromkeys(bench.image for bench in design.manifest.testbenches))
     spice = SpiceSettings(max_step=design.manifest.max_step, dt=design.manifest.dt, timeout_s=loop.timeout_s)
@@ -243,15 +276,26 @@ def _load_best(twin: Twin, path: Path) -> None:
 def tuned_table(found: Sequence[Tuned], name: str, engine: str) -> Table:
     """Return the accuracies of all chips as a table."""
     title = f"chips of {name} in {engine}; accuracy in SPICE on the same test images"
-    table = Table("chip", "design", "as it comes", "tuned", "of an epoch in SPICE", title=title, title_justify="left")
+    words = ("design", "as it comes", "learned on the twin", "in the loop")
+    table = Table("chip", *words, "time in SPICE", title=title, title_justify="left")
     for one in found:
-        whole, circuit = sum(one.history.seconds), sum(one.history.circuit_seconds)
-        shares = f"{circuit / whole:.0%}" if whole else "-"
-        cells = [f"{100 * one.accuracy[key]:.2f} %" for key in ROWS]
-        table.add_row(str(one.settings or "the design"), *cells, shares)
+        cells = [f"{100 * one.accuracy[key]:.2f} %" if key in one.accuracy else "-" for key in ROWS]
+        table.add_row(str(one.settings or "the design"), *cells, _time(one.history))
     return table
+
+
+def _time(history: History | None) -> str:
+    """Return how much of the learning in the loop was the simulator's."""
+    if history is None or not sum(history.seconds):
+        return "-"
+    return f"{sum(history.circuit_seconds):.0f} of {sum(history.seconds):.0f} s"
 
 
 def _record(one: Tuned) -> dict[str, Any]:
     chip = None if one.settings is None else asdict(one.settings)
-    return {"chip": chip, "accuracy": one.accuracy, "failed": one.failed, **asdict(one.history)}
+    return {
+        "chip": chip,
+        "accuracy": one.accuracy,
+        "failed": one.failed,
+        **(asdict(one.history) if one.history else {}),
+    }

@@ -166,6 +166,7 @@ def mismatch_curve(path: Path, sigmas: Sequence[float], accuracy: Mapping[str, S
         "ideal": ("design", "0.5", "--"),
         "plain": ("chip as it comes", SPICE, "o-"),
         "tuned": ("tuned in the loop", TWIN, "o-"),
+        "calibrated": ("learned on the calibrated twin", "#1b9e77", "o-"),
     }
     for name, values in accuracy.items():
         words, color, style = looks[name]
