@@ -458,6 +458,31 @@ def test_twins_settle_only_where_rows_are_off_their_reference() -> None:
     assert [p.settles for p in Twin((4, 3, 2), options={"x1": {"reference": 0.0}}).populations] == [False, True]
 
 
+@pytest.mark.parametrize("kernel", ["eager", "fused"])
+def test_gradient_of_a_chip_that_settles_is_that_of_differences(kernel: str) -> None:
+    options = {
+        "x1": {"reference": REST, "gain": [1.1, 0.9, 1.0], "offset": 2e-9},
+        "x2": {"gain": 1.2, "offset": [0.0, 3e-9]},
+    }
+    values = {"x1": {"von": [0.08, 0.11, 0.14]}}
+    twin = Twin((4, 3, 2), dt=1e-6, dtype=F64, parameters=values, options=options, kernel=kernel)
+    assert twin.populations[1].settles
+    images = torch.rand(3, 4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    twin(images)[:, 0].sum().backward()
+    for crossbar in twin.crossbars:
+        assert crossbar.weight.grad is not None
+        for place in ((0, 0), (2, 1)):
+            with torch.no_grad():
+                sides, h = [], 1e-9
+                for move in (h, -2 * h):
+                    crossbar.weight[place] += move
+                    sides.append(float(twin(images)[:, 0].sum()))
+                crossbar.weight[place] += h
+            assert float(crossbar.weight.grad[place]) == pytest.approx(
+                (sides[0] - sides[1]) / (2 * h), rel=1e-4, abs=1e-3
+            )
+
+
 def test_training_the_twin_of_a_chip_keeps_its_pairs_in_the_window() -> None:
     twin = from_network(chip(), load_bundle(BUNDLE)[1], 1e-6, F64)
     with torch.no_grad():

@@ -153,11 +153,9 @@ class CellTwin(nn.Module):
 
     def _held(self) -> dict[int, Any]:
         """Return the numbers of the unknowns that an ``.ic`` holds, and their voltages."""
-        names = self.unknowns
-        for node in self.circuit.start:
-            if node not in names:
-                known = ", ".join(names)
-                raise InputError(f"cell {self.cell.name}: .ic names '{node}', which is no free node. Known: {known}.")
+        names, known = self.unknowns, ", ".join(self.unknowns)
+        for node in sorted(set(self.circuit.start) - set(names)):
+            raise InputError(f"cell {self.cell.name}: .ic names '{node}', which is no free node. Known: {known}.")
         return {names.index(node): expr for node, expr in self.circuit.start.items()}
 
     @property
@@ -167,9 +165,8 @@ class CellTwin(nn.Module):
 
     def resting_state(self, batch: int) -> CellState:
         """Return the state at zero input, which is the operating point of the circuit."""
-        return self._state(
-            self.rest.expand(batch, self.size), self._others.expand(batch, self.size, -1).permute(2, 0, 1)
-        )
+        others = self._others.expand(batch, self.size, -1).permute(2, 0, 1)
+        return self._state(self.rest.expand(batch, self.size), others)
 
     def settled_state(self, current: Tensor) -> CellState:
         """Return the operating point under constant currents in A, ``[B, N]``; gradients pass through it.
@@ -181,17 +178,18 @@ class CellTwin(nn.Module):
         start = torch.cat([self.rest[..., None], self._others], -1).double().expand(*current.shape, -1)
         given, held = self._mirrored(current).double(), list(self._held())
         with torch.no_grad():
-            same = bool((given == given[:1]).all())  # without an image all are: one solution serves
-            y = self._solver.rest(start[:1] if same else start, self._inputs(given[:1] if same else given), held)
+            # Before an image comes all currents are the same but for rounding: then one solution serves, and Newton's step.
+            one = slice(0, 1) if bool(((given - given[:1]).abs() <= 1e-6 * given[:1].abs()).all()) else slice(None)
+            y = self._solver.rest(start[one], self._inputs(given[one]), held)
         y = self._solver.newton(y.expand_as(start), self._inputs(given), held).to(self.rest.dtype)
         return self._state(y[..., 0], y[..., 1:].permute(2, 0, 1))
 
-    def _start(self, current: Tensor | Separable) -> CellState:
+    def starting_state(self, current: Tensor | Separable) -> CellState:
+        """Return the state from which `forward` and `trace` start under ``current``, ``[T + 1, B, N]``: see `settles`."""
         if not self.settles or len(shape_of(current)) != 3:
             return self.resting_state(_batch(current))
-        return self.settled_state(
-            current.waveform[0] * current.amplitude if isinstance(current, Separable) else current[0]
-        )
+        first = current.waveform[0] * current.amplitude if isinstance(current, Separable) else current[0]
+        return self.settled_state(first)
 
     def _mirrored(self, current: Any) -> Any:
         """Return the current that mirrors make of ``current``, in A; their offset is a part of the cell's circuit."""
@@ -218,11 +216,11 @@ class CellTwin(nn.Module):
 
         ``current`` is the input current in A at the same time points, ``[T + 1, B, N]``; between them it runs straight.
         """
-        return self._run(current, self._start(current), self.reference)[0]
+        return self._run(current, self.starting_state(current), self.reference)[0]
 
     def trace(self, current: Tensor | Separable) -> Tensor:
         """Return the membrane in V at the time points, ``[T + 1, B, N]``, from rest."""
-        return self.run(current, self._start(current))[0]
+        return self.run(current, self.starting_state(current))[0]
 
     def run(self, current: Tensor | Separable, state: CellState) -> tuple[Tensor, CellState]:
         """Integrate from ``state``; return the membrane in V ``[T + 1, B, N]`` and the state at the end.
