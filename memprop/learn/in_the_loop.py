@@ -7,6 +7,7 @@ the twin does not know. The update itself, and its write-back, are those of `mem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ class _InTheLoop(Training):
 
     def outputs(self, images: Tensor) -> Tensor:
         return self._measured(images)
+
+    def schedule(self, progress: float) -> float:
+        # Trained weights need no warming up, and of few updates none is to be lost.
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def judged(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -196,6 +196,10 @@ class Training:
         """Return the mean output membranes above rest in V, ``[B, classes]``, with their gradient."""
         return self.twin(images)
 
+    def schedule(self, progress: float) -> float:
+        """Return the rate relative to its peak, from the share of all updates that is done."""
+        return one_cycle(progress)
+
     def judged(self, images: Tensor) -> Tensor:
         """Return the mean output membranes of images that were held out, ``[n, classes]``."""
         return evaluate(self.twin, images)
@@ -243,7 +247,7 @@ class Training:
         mixed = np.random.SeedSequence((self.config.seed, self.epoch, self.step)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
         images = shifted(self.images[part], self.config.shift, generator)
-        factor = one_cycle((self.epoch * self.steps + self.step) / (self.config.epochs * self.steps))
+        factor = self.schedule((self.epoch * self.steps + self.step) / (self.config.epochs * self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         loss = functional.cross_entropy(self.outputs(images) / self.temperature.exp(), self.labels[part])

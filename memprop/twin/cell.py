@@ -268,7 +268,7 @@ class CellTwin(nn.Module):
             raise InputError(
                 f"membrane has shape {tuple(membrane.shape)}, the current {tuple(shape_of(current))}: both must be [T + 1, B, N]."
             )
-        start, drive = self._start(current), expanded(self._mirrored(current))
+        start, drive = self.starting_state(current), expanded(self._mirrored(current))
         if self._plan is None:
             return torch.stack(self._follow_general(drive, membrane, start)) - self.reference
         seen = None if states is None else self._blocks(states, drive)
