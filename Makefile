@@ -52,6 +52,10 @@ $(VENV)/.tests: $(VENV)/.installed
 train: setup ## MNIST, the whole loop: train, write back, simulate in ngspice, export netlists/mnist_mif (ARGS="--epochs 5" ...)
 	$(BIN)/memprop train mnist $(ARGS)
 
+.PHONY: large
+large: setup ## MNIST with 256 hidden neurons and 25 epochs, the whole loop, export netlists/mnist_mif_256
+	$(BIN)/memprop train mnist-large $(ARGS)
+
 .PHONY: digits
 digits: setup ## 8x8 digits, the whole loop in two minutes, export netlists/digits_mif
 	$(BIN)/memprop train digits $(ARGS)

@@ -30,7 +30,7 @@ Timeout = Annotated[float, typer.Option(help="Seconds allowed per simulation.", 
 
 @app.command()
 def train(
-    dataset: Annotated[str, typer.Argument(help="mnist, fashion or digits.")] = "mnist",
+    dataset: Annotated[str, typer.Argument(help="mnist, fashion or digits; mnist-large, fashion-large.")] = "mnist",
     hidden: Annotated[list[int] | None, typer.Option(help="Neurons of a hidden population; repeat for more.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and shifts.")] = 0,

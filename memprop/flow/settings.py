@@ -50,7 +50,10 @@ class RunSettings:
         self.encoder.steps(self.dt)
 
 
+_LARGE = BPTTConfig(25, rate_input=1.2e-7, rate_hidden=6e-7, dt=0.5e-6, patience=25)
 PRESETS: dict[str, RunSettings] = {
+    "mnist-large": RunSettings("mnist_mif_256", "mnist", (256,), learning=_LARGE),
+    "fashion-large": RunSettings("fashion_mif_256", "fashion", (256,), learning=_LARGE),
     "mnist": RunSettings("mnist_mif", "mnist", (100,), learning=BPTTConfig(dt=0.5e-6)),
     "fashion": RunSettings("fashion_mif", "fashion", (100,), learning=BPTTConfig(dt=0.5e-6)),
     "digits": RunSettings(
@@ -72,7 +75,7 @@ PRESETS: dict[str, RunSettings] = {
         ),
     ),
 }
-"""Settings that ``memprop train <data set>`` starts from."""
+"""Settings that ``memprop train <name>`` starts from; what is large takes smaller steps, and more of them."""
 
 
 def save_settings(folder: Path, settings: RunSettings) -> None:
