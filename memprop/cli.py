@@ -340,6 +340,7 @@ def in_the_loop(
     ] = 3e-3,
     test: Annotated[int, typer.Option(help="Test images on which design and chip are judged.", min=1)] = 500,
     states: Annotated[bool, typer.Option(help="Measure device states besides the membranes.")] = True,
+    form: Annotated[str, typer.Option(help="reduced, full or naive.")] = "reduced",
     engine: EngineName = "vacask",
     workers: Workers = None,
     cluster: Annotated[str | None, typer.Option(help="Address of a dask scheduler, or 'local'.")] = None,
@@ -349,6 +350,7 @@ def in_the_loop(
 ) -> None:
     """Tune chips of a design with SPICE in the loop; accuracy of design, chip as it comes and tuned chip. Interrupt and resume."""
     from memprop.circuit.spread import Spread  # noqa: PLC0415
+    from memprop.flow.commands import form_of  # noqa: PLC0415
     from memprop.flow.in_the_loop import LoopSettings, in_the_loop  # noqa: PLC0415
     from memprop.flow.spread import ChipSettings, parse_parameters  # noqa: PLC0415
     from memprop.learn.bptt import BPTTConfig  # noqa: PLC0415
@@ -368,7 +370,9 @@ def in_the_loop(
     learning = InTheLoopConfig(
         epochs or 1, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images
     )
-    settings = LoopSettings(learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, epochs > 0)
+    settings = LoopSettings(
+        learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form), epochs > 0
+    )
     in_the_loop(bundle, chips, settings, console, engine_name=engine, run=run, out=out)
 
 

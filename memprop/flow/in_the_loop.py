@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from memprop.circuit.elaborate import Form
 from memprop.circuit.network import Network
 from memprop.circuit.spread import Chip
 from memprop.data.encode import AlphaEncoder
@@ -63,6 +64,8 @@ class LoopSettings:
     """Bundle with the calibrated parameters of the chip, for the twin; None: the twin knows the design only."""
     on_twin: BPTTConfig | None = None
     """Training on the twin before the chip is written for the first time; None: the targets are those of the design."""
+    form: Form = "reduced"
+    """Netlist form of chip and design."""
     loop: bool = True
     """Whether the chip learns in the loop after that."""
 
@@ -212,7 +215,7 @@ def _learn(
     steps = learning.epochs * math.ceil(count / learning.batch)
     plant = SpicePlant(
         chip.program(), design.encoder, engine, program=program, max_step=design.manifest.max_step, workers=loop.workers,
-        cluster=loop.cluster, timeout_s=loop.timeout_s, cache=folder / "batch", states=loop.states,
+        cluster=loop.cluster, timeout_s=loop.timeout_s, cache=folder / "batch", states=loop.states, form=loop.form,
     )  # fmt: skip
     with plant, progress("in the loop", steps, console) as advance:
 
@@ -233,7 +236,7 @@ def _accuracy(
     """Return the share of right answers in SPICE, and how many images failed."""
     order = [int(i) for i in image_order(design.data)[: loop.test]]
     spice = SpiceSettings(
-        max_step=design.manifest.max_step, dt=design.manifest.dt, workers=loop.workers, timeout_s=loop.timeout_s,
+        loop.form, design.manifest.max_step, design.manifest.dt, loop.workers, timeout_s=loop.timeout_s,
         cache=cache, waveforms=0, cluster=loop.cluster,
     )  # fmt: skip
     results = simulate(network, design.encoder, design.data, order, engine, spice, console)
