@@ -109,8 +109,8 @@ class _InTheLoop(Training):
         return self.twin.follow(images, found.membranes, found.states)
 
     def finish_epoch(self) -> None:
+        self.history.circuit_seconds.append(self.plant.seconds - self.before)  # as the epoch's: without judging it
         super().finish_epoch()
-        self.history.circuit_seconds.append(self.plant.seconds - self.before)
         self.before = self.plant.seconds
 
     def saved(self) -> None:
