@@ -19,7 +19,7 @@ from memprop.files import shipped
 from memprop.flow.curves import Measured, read_curves
 from memprop.flow.drives import setup, simulate_drives
 from memprop.flow.fit_device import DeviceFit, FitSettings, fit_curves, fit_device, parse_bounds, parse_values
-from memprop.flow.least_squares import identify, minimise
+from memprop.twin.fitting.least_squares import identify, minimise
 from memprop.spice.engine import make_engine
 
 NOISE = 0.01

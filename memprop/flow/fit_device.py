@@ -21,9 +21,9 @@ from memprop.files import ensure_folder, write_atomic
 from memprop.flow.curves import Measured, read_curves
 from memprop.flow.device_residuals import Residuals, Scale
 from memprop.flow.drives import Setup, setup
-from memprop.flow.least_squares import Knowledge, Solution, identify, minimise
 from memprop.report import device_figures as figures
 from memprop.report.progress import progress
+from memprop.twin.fitting.least_squares import Knowledge, Solution, identify, minimise
 
 Floats = NDArray[np.float64]
 ITERATIONS = 30

@@ -105,7 +105,7 @@ def run_fused(
     constants = _constants(prepared, programs.sums)
     flat = [x.expand(*x.shape[:2], *shape).reshape(-1, *shape) for x in states]
     x0 = torch.cat(flat) if flat else v.new_zeros((0, *shape))
-    uniform = torch.cat([constants[s].to(v) for s in programs.uniform])
+    uniform = torch.cat([constants[s].to(v) for s in programs.uniform] or [v.new_zeros(0)])
     varying = torch.cat([constants[s].to(v) for s in programs.varying] or [v.new_zeros(0)])
     wave, drive = (current.waveform.to(v), current.amplitude) if isinstance(current, Separable) else (None, current)
     out, end = _Fused.apply(kernel, prepared.dt, wave, drive, v, x0, uniform, varying, reference)  # pyright: ignore
