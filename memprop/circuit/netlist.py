@@ -190,7 +190,7 @@ def _element(line: str, number: int, source: str) -> Element:
     elif kind in _NODES:
         count = _NODES[kind]
         pieces = rest.split(None, count)
-        if count == 4 and "=" in "".join(
+        if kind in "eg" and "=" in "".join(
             pieces[2:4]
         ):  # e1 a b vol='...': an expression instead of a controlling voltage
             count, pieces = 2, rest.split(None, 2)
