@@ -41,6 +41,10 @@ class EngineError(MempropError):
     """A simulator is unknown, missing, or too old."""
 
 
+class RangeWarning(UserWarning):
+    """A twin is asked to work outside of the range in which it was fitted."""
+
+
 class SimulationError(MempropError):
     """A simulation gave no trustworthy result.
 
