@@ -64,7 +64,7 @@ def sequences(states: Floats, current: Floats, step: float, rest: Floats, span: 
 
 
 def train(
-    fit: Sequences, validation: Sequences, settings: LearnedSettings, say: Callable[[str], None] = lambda line: None
+    fit: Sequences, validation: Sequences, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None
 ) -> Weights:
     """Return trained weights.
 
@@ -100,9 +100,11 @@ def _optimiser(
     )
 
 
-def _advance(loss: Tensor, weights: Weights, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+def _advance(
+    loss: Tensor, weights: Weights, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> None:
     if not bool(torch.isfinite(loss)):
-        raise TrainingError(f"training of the learned twin: the loss is {float(loss)}. Lower the learning rate.")
+        raise TrainingError(f"training of the learned twin: the loss is {loss.item()}. Lower the learning rate.")
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(list(weights), 1.0)
@@ -130,7 +132,7 @@ def _single_steps(
         loss = (1 + error.square()).sqrt().mean()
         _advance(loss, weights, optimiser, schedule)
         if k % 1000 == 0:
-            say(f"step {k}: {float(loss):.4f}")
+            say(f"step {k}: {loss.item():.4f}")
 
 
 def _busy(fit: Sequences) -> Tensor:
@@ -139,9 +141,7 @@ def _busy(fit: Sequences) -> Tensor:
     return torch.nonzero(speed > 0.002)
 
 
-def _drawn(
-    fit: Sequences, busy: Tensor, batch: int, stride: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _drawn(fit: Sequences, busy: Tensor, batch: int, stride: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     runs, points, _ = fit.z.shape
     run = torch.randint(runs, (batch,), generator=generator)
     at = torch.randint(points - stride, (batch,), generator=generator)
@@ -159,20 +159,21 @@ def _roll_outs(
 ) -> None:  # fmt: skip
     """Learn to run free: from true states, ``length`` steps."""
     optimiser, schedule = _optimiser(weights, settings.rate * 0.2, count)
-    stride = settings.strides[-1]
     runs, points, _ = fit.z.shape
-    length = min(length, (points - 1) // stride)
-    offsets = torch.arange(length + 1)[:, None] * stride
     for k in range(count):
+        # Every third one at another step length, so that the step is free.
+        stride = settings.strides[-1 if k % 3 else -1 - (k // 3) % len(settings.strides)]
+        steps = min(length, (points - 1) // stride)
         run = torch.randint(runs, (settings.roll_batch,), generator=generator)
-        at = torch.randint(points - length * stride, (settings.roll_batch,), generator=generator)
-        true = fit.z[run, at + offsets]
-        found = roll(weights, true[0], fit.current[run, at + offsets], stride * fit.step)
+        at = torch.randint(points - steps * stride, (settings.roll_batch,), generator=generator)
+        at = at + torch.arange(steps + 1)[:, None] * stride
+        true = fit.z[run, at]
+        found = roll(weights, true[0], fit.current[run, at], stride * fit.step)
         error = (found - true)[1:] / 0.01
         loss = (1 + error.square()).sqrt().mean()
         _advance(loss, weights, optimiser, schedule)
         if k % 50 == 0:
-            say(f"roll {length}, {k}: {float(loss):.4f}")
+            say(f"roll-outs of {length}, iteration {k}: {loss.item():.4f}")
 
 
 def spans_of(states: Sequence[Floats] | Floats, rest: Floats) -> Floats:
