@@ -24,10 +24,10 @@ class LearnedSettings:
     hidden: int = 32
     strides: tuple[int, ...] = (1, 2, 4)
     """Step lengths to learn, in steps of the waveforms; roll-outs are trained at the last one."""
-    steps: int = 6000
+    steps: int = 12000
     """Iterations on single steps."""
-    batch: int = 4096
-    rolls: tuple[tuple[int, int], ...] = ((20, 300), (60, 200), (150, 150), (400, 150))
+    batch: int = 2048
+    rolls: tuple[tuple[int, int], ...] = ((20, 200), (60, 300), (150, 400), (400, 400))
     """Roll-outs: number of steps, iterations."""
     roll_batch: int = 96
     rate: float = 5e-3
