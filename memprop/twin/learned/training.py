@@ -64,16 +64,18 @@ def sequences(states: Floats, current: Floats, step: float, rest: Floats, span: 
 
 
 def train(
-    fit: Sequences, validation: Sequences, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None
-) -> Weights:
-    """Return trained weights.
+    fit: Sequences, validation: Sequences, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None,
+    start: Weights | None = None,
+) -> Weights:  # fmt: skip
+    """Return trained weights; with ``start`` from those, for the same rest and spans.
 
     Raises
     ------
     TrainingError: the loss is no number.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    weights = Weights(*(w.requires_grad_() for w in fresh(fit.z.shape[2], settings.hidden, settings.seed)))
+    first = start or fresh(fit.z.shape[2], settings.hidden, settings.seed)
+    weights = Weights(*(w.detach().clone().requires_grad_() for w in first))
     _single_steps(weights, fit, settings, generator, say)
     say(f"single steps: validation {_score(weights, validation, settings):.4f}")
     for length, count in settings.rolls:
