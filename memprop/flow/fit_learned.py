@@ -1,215 +1,230 @@
-"""A learned twin of any neuron cell: waveforms from an engine, training on them, what it is off on others.
-
-Waveforms are an `xarray.Dataset` with the coordinate ``time`` (s, uniform), ``current(run, time)`` in A, ``mem(run, time)`` in V,
-``states(state, run, time)`` with the coordinate ``state``, and ``split(run)``: ``fit``, ``validation``, ``held_out``.
-"""
+"""What `memprop fit-cell --learned` does: learn a twin from waveforms alone, judge it, and store both together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
+from rich.console import Console
 
-from memprop.circuit.cell import RAILS, Cell
-from memprop.deck.deck import Deck, Transient
-from memprop.deck.models import cell_models
-from memprop.deck.numbers import to_text
-from memprop.errors import InputError, SimulationError
-from memprop.spice.engine import Engine
-from memprop.spice.pool import run_many
-from memprop.spice.recording import Recording
-from memprop.twin.learned.core import Weights, roll
-from memprop.twin.learned.training import LearnedSettings, Sequences, sequences, spans_of, train
-from memprop.twin.learned.twin import LearnedModel, cell_digest
+from memprop.circuit.cell import Cell
+from memprop.errors import InputError
+from memprop.files import ensure_folder, write_json
+from memprop.flow.cell_decks import cell_deck
+from memprop.flow.characterise import FINER, CharacteriseSettings, characterise
+from memprop.flow.fit_cell import FIT, FORMAT, LONGER, TwinReport, judge, page_of, report_record, say_report
+from memprop.flow.stimuli import Drive
+from memprop.report.twin_figures import draw_page
+from memprop.spice.engine import make_engine
+from memprop.twin.fitting.metrics import SpikeRule, drift_of, spike_errors, usual_rule
+from memprop.twin.fitting.predict import predict, sampled
+from memprop.twin.fitting.waveforms import CellWaveforms, cell_digest
+from memprop.twin.learned.files import save_model
+from memprop.twin.learned.training import LearnedSettings, sequences, spans_of, train
+from memprop.twin.learned.twin import LearnedModel, LearnedTwin
+from memprop.twin.population import FOLDER
 
 Floats = NDArray[np.float64]
-KNOT, POINTS = 1e-7, 4
-"""Distance in s of the corners of stimuli, and points of the waveforms in it."""
-SHARES = (("fit", 0.8), ("validation", 0.1), ("held_out", 0.1))
-_OPTIONS: Mapping[str, float | str] = {"method": "trap", "reltol": 1e-4}
-_ABOVE = 1.2
-"""Currents go so far above the largest peak of the card."""
+LONG_WINDOW = 2e-6
+"""Two spikes of long runs are the same within this time, in s."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitLearnedSettings:
+    """How a twin is learned and judged."""
+
+    training: LearnedSettings = LearnedSettings()
+    dt: float | None = None
+    """Step at which the twin is judged, in s; default the longest that roll-outs are trained at."""
+    rule: SpikeRule | None = None
+    engine: str | None = "ngspice"
+    """Engine of the long runs and of the time; None: neither is measured."""
+    long_runs: int = 5
+    timed_runs: int = 3
+    workers: int | None = None
 
 
 def learn_cell(
-    data: xr.Dataset, cell: Cell, settings: LearnedSettings | None = None, say: Callable[[str], None] = lambda _: None
+    waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None
 ) -> LearnedModel:
-    """Return a model of the cell, learned from the runs ``fit``, with its errors on the runs ``held_out``.
+    """Return a model of the cell, learned from the runs ``fit``; no errors are in it yet.
 
     Raises
     ------
-    InputError: a split is empty, no node besides the membrane is recorded, or the waveforms are of another cell.
+    InputError: no node besides the membrane is recorded, or the waveforms are of another cell, or of cells that differ.
     TrainingError: the loss became no number.
     """
-    settings = settings or LearnedSettings()
-    if data.attrs.get("cell_sha256", cell_digest(cell)) != cell_digest(cell):
-        raise InputError(
-            f"waveforms are of cell {data.attrs.get('cell')} with another netlist than {cell.name}. Characterise the cell again."
-        )
-    fit = _part(data, "fit")
-    step = float(fit["time"].values[-1]) / (fit.sizes["time"] - 1)
-    states = _states(fit)
-    rest = states[:, :, 0].mean(1)
-    span = spans_of(states, rest)
-    parts = {
-        name: sequences(_states(part), part["current"].values, step, rest, span)
-        for name, part in ((name, _part(data, name)) for name, _ in SHARES)
-    }
-    weights = train(parts["fit"], parts["validation"], settings, say)
-    strides = settings.strides
-    names = ("mem", *map(str, data["state"].values))
-    current, mem = fit["current"].values, fit["mem"].values
+    _check(waveforms, cell)
+    fit = waveforms.part("fit")
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6)  # simulators are no better; so that no noise is in files
+    span = spans_of(_states(fit), rest)
+    parts = [
+        sequences(_states(part), part.current, part.step, rest, span) for part in (fit, waveforms.part("validation"))
+    ]
+    weights = train(parts[0], parts[1], settings, say)
+    return model_of(waveforms, cell, settings, weights)
+
+
+def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, weights: Any) -> LearnedModel:
+    """Return the model of weights that were learned from the runs ``fit`` of waveforms."""
+    fit = waveforms.part("fit")
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6)
+    span, strides = spans_of(_states(fit), rest), settings.strides
     return LearnedModel(
-        cell.name, cell_digest(cell), names, tuple(map(float, rest)), tuple(map(float, span)),
-        (strides[0] * step, strides[-1] * step), (float(current.min()), float(current.max())),
-        (float(mem.min()), float(mem.max())), weights, _errors(weights, parts["held_out"], span, strides),
+        cell.name, cell_digest(cell), ("mem", *fit.state_names), tuple(map(float, rest)), tuple(map(float, span)),
+        (min(strides) * fit.step, max(strides) * fit.step), (float(fit.current.min()), float(fit.current.max())),
+        (float(fit.mem.min()), float(fit.mem.max())), weights, {},
     )  # fmt: skip
 
 
-def _part(data: xr.Dataset, split: str) -> xr.Dataset:
-    where = np.flatnonzero(data["split"].values == split)
-    if not len(where):
-        raise InputError(f"waveforms of cell {data.attrs.get('cell')} have no run in the split '{split}'. Make more.")
-    return data.isel(run=where)
+def _check(waveforms: CellWaveforms, cell: Cell) -> None:
+    if waveforms.data.attrs["cell_sha256"] != cell_digest(cell):
+        raise InputError(
+            f"waveforms were made of another version of cell {cell.name}: its netlist or a device changed. "
+            "Make them again with `memprop characterise`."
+        )
+    if waveforms.parameters or np.ptp(waveforms.temperatures) > 0:
+        raise InputError(
+            f"waveforms of cell {cell.name} have parameters or temperatures that differ from run to run; a learned twin knows one "
+            "cell at one temperature. Characterise it without --spread and at one temperature."
+        )
 
 
-def _states(data: xr.Dataset) -> Floats:
-    return np.concatenate([data["mem"].values[None], data["states"].values])
+def _states(waveforms: CellWaveforms) -> Floats:
+    """Return membrane and other nodes in V, ``[S, run, T + 1]``."""
+    return np.concatenate([waveforms.mem[None], waveforms.states])
 
 
-def _errors(weights: Weights, held: Sequences, span: Floats, strides: Sequence[int]) -> dict[str, float]:
-    """Return rms errors over whole runs held out, at the longest step and at half of it, over the membrane's range."""
-    found: dict[str, float] = {}
-    for name, stride in (("normalised rms", strides[-1]), ("normalised rms at half the step", strides[-1] // 2)):
-        if stride < 1:
-            continue
-        true = held.z[:, ::stride, 0].T
-        with torch.no_grad():
-            z = roll(weights, held.z[:, 0], held.current[:, ::stride].T.contiguous(), stride * held.step)[..., 0]
-        found[name] = float((z - true).square().mean().sqrt() / (true.max() - true.min()))
-    return found | {"membrane range in V": float(span[0] * (held.z[..., 0].max() - held.z[..., 0].min()))}
-
-
-def learned_waveforms(
-    cell: Cell, engine: Engine, runs: int, duration: float, *, seed: int = 0, workers: int | None = None,
-    shares: Sequence[tuple[str, float]] = SHARES,
-) -> xr.Dataset:  # fmt: skip
-    """Return waveforms of ``runs`` random stimuli of ``duration`` s each, with all states of the card.
+def fit_learned(
+    cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, out: Path | None, console: Console
+) -> LearnedTwin:
+    """Learn a twin of a cell, judge it on runs held out, write it with fit.json and one page, and print the table.
 
     Raises
     ------
-    InputError: the card has no stimulus, or there are too few runs for all splits.
-    SimulationError: a simulation failed.
+    InputError, TrainingError: see `learn_cell`.
     """
-    counts = [max(1, round(runs * share)) for _, share in shares[1:]]
-    if cell.card.stimulus is None or runs <= sum(counts):
-        raise InputError(f"cell {cell.name}, {runs} runs: needs a [stimulus] in its card, and more runs. Give both.")
-    most = _ABOVE * float(cell.card.stimulus.ipk.at_most or cell.card.stimulus.ipk.default)
-    corners = np.stack([random_current(seed, run, round(duration / KNOT) + 1, most) for run in range(runs)])
-    grid = np.arange(POINTS * (corners.shape[1] - 1) + 1) * (KNOT / POINTS)
-    names = [f"x_cell.{state}" for state in cell.card.states]
-    waves = np.empty((1 + len(names), runs, len(grid)))
-    for run, result in run_many(engine, (_deck(cell, row, names) for row in corners), workers=workers):
-        if isinstance(result, SimulationError):
-            raise result
-        waves[:, run] = _on(result, ("mem", *names), grid)
-    current = np.stack([np.interp(grid, grid[::POINTS], row) for row in corners])
-    split = [name for (name, _), count in zip(shares, (runs - sum(counts), *counts), strict=True) for _ in range(count)]
-    variables = {
-        "current": (("run", "time"), current), "mem": (("run", "time"), waves[0]),
-        "states": (("state", "run", "time"), waves[1:]), "split": (("run",), np.array(split)),
+    console.print(f"{cell.name}: learning from {waveforms.part('fit').runs} runs", highlight=False)
+    model = learn_cell(waveforms, cell, settings.training, lambda line: console.print(line, highlight=False))
+    return judge_learned(model, cell, waveforms, settings, out, console)
+
+
+def judge_learned(
+    model: LearnedModel, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, out: Path | None, console: Console
+) -> LearnedTwin:  # fmt: skip
+    """Judge a model on runs held out and on long runs; write it with its errors, fit.json and one page, and print the table."""
+    dt = settings.dt or settings.training.strides[-1] * waveforms.step
+    twin = LearnedTwin(1, dt, model=model, cell=cell, dtype=torch.float64)
+    report, found, true = judge(twin, waveforms, settings.rule)
+    errors = _errors(report, waveforms)
+    half, _, _ = judge(LearnedTwin(1, dt / 2, model=model, cell=cell, dtype=torch.float64), waveforms, settings.rule)
+    errors["normalised_rms_at_half_the_step"] = half.held_out.normalised
+    folder = ensure_folder(out or Path("runs") / cell.name / "learned")
+    if settings.engine is not None:
+        long, more = _long(twin, cell, waveforms, settings, folder, console)
+        report = replace(report, **long, **_timed(twin, cell, waveforms, settings))
+        errors |= more
+    model = replace(model, errors=errors)
+    save_model(model, folder / FOLDER)
+    write_json(folder / FIT, _record(model, report, waveforms))
+    title = f"{cell.name}: learned twin at {dt * 1e6:g} us, from waveforms of {waveforms.data.attrs['engine']}"
+    draw_page(folder / "learned.png", page_of(title, waveforms, found, true, report))
+    say_report(report, console)
+    for name, value in errors.items():
+        console.print(f"{name}: {value:.4g}", highlight=False)
+    console.print(f"twin: {folder / FOLDER}   page: {folder / 'learned.png'}", soft_wrap=True, markup=False)
+    return LearnedTwin(1, dt, model=model, cell=cell, dtype=torch.float64)
+
+
+def _errors(report: TwinReport, waveforms: CellWaveforms) -> dict[str, float]:
+    spikes = report.spikes
+    return {
+        "dt": report.dt, "normalised_rms": report.held_out.normalised, "rms": report.held_out.rms,
+        "runs": float(waveforms.part("held_out").runs), "spikes": float(spikes.true), "missed": float(spikes.missed),
+        "extra": float(spikes.extra), **_intervals(spikes.relative, ""),
     }  # fmt: skip
-    coords = {"time": grid, "state": list(cell.card.states)}
-    attrs = {"cell": cell.name, "cell_sha256": cell_digest(cell), "engine": engine.name, "seed": seed}
-    return xr.Dataset(variables, coords, attrs)
 
 
-def _on(recording: Recording, names: Sequence[str], grid: Floats) -> Floats:
-    moments = recording["time"].values
-    return np.stack([np.interp(grid, moments, recording[name].values) for name in names])
-
-
-def _deck(cell: Cell, corners: Floats, states: Sequence[str]) -> Deck:
-    """Return a deck of one cell; corners on a straight line are left out, since the simulator stops at each."""
-    bent = np.flatnonzero(np.abs(np.diff(corners, 2)) > 1e-9 * np.abs(corners).max(initial=1e-12)) + 1
-    keep = [0, *bent.tolist(), len(corners) - 1]
-    pairs = [f"+ {to_text(k * KNOT)} {to_text(float(corners[k]))}" for k in keep]
-    rails = [f"v_{rail} {rail} 0 {to_text(cell.card.supplies[rail].voltage)}" for rail in RAILS]
-    files, verilog = cell_models([cell])
-    files |= {
-        "cells.inc": cell.text,
-        "test.inc": "\n".join([*rails, f"x_cell mem e1 e2 0 {cell.name}", "i_in 0 mem pwl(", *pairs, "+ )", ""]),
+def _intervals(relative: Floats, prefix: str) -> dict[str, float]:
+    """Return how far spikes are off, over the time since the spike before."""
+    if not len(relative):
+        return {}
+    off = np.abs(relative)
+    return {
+        f"{prefix}spike_time_median": float(np.median(off)),
+        f"{prefix}spike_time_90_percent": float(np.quantile(off, 0.9)),
     }
-    analysis = Transient((len(corners) - 1) * KNOT, KNOT / 2)
-    return Deck(f"{cell.name} waveform", files, analysis, ("mem", *states), (), _OPTIONS, verilog)
 
 
-def random_current(seed: int, run: int, points: int, most: float) -> Floats:
-    """Return currents in A at the corners of run ``run``, within ``most``, from 0; families take turns."""
-    generator = np.random.default_rng([seed, run])
-    family = _FAMILIES[run % len(_FAMILIES)]
-    current = np.clip(family(generator, points) * most, -most, most)
-    current[0] = 0.0
-    return current
+def _long(
+    twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, folder: Path, console: Console
+) -> tuple[dict[str, Any], dict[str, float]]:  # fmt: skip
+    """Return drift and spike errors on runs ten times as long, the state predicted all along."""
+    stop = float(waveforms.time[-1])
+    corners = (len(waveforms.time) - 1) // FINER
+    rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
+    drive = Drive(*twin.model.current, stop * LONGER, rise, corners * LONGER)
+    runs = characterise(
+        cell,
+        CharacteriseSettings(drive, max(3, settings.long_runs), seed=1000, workers=settings.workers),
+        settings.engine or "ngspice",
+        folder / "long",
+        console,
+    )
+    return long_errors(twin, runs, settings.rule or usual_rule(waveforms.mem))
 
 
-def _sign(generator: np.random.Generator) -> float:
-    return 1.0 if generator.random() < 0.8 else -1.0
+def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the entries of a report, and errors by name, of long runs under a twin of one cell."""
+    current, true = sampled(runs, twin.dt)
+    found = predict(twin, current)
+    grid = np.linspace(0.0, float(runs.time[-1]), true.shape[1])
+    spikes = spike_errors(runs, found, grid, rule, LONG_WINDOW)
+    drift = tuple(map(float, drift_of(found, true)))
+    errors = {
+        "long_duration": float(runs.time[-1]), "long_runs": float(runs.runs), "long_spikes": float(spikes.true),
+        "long_missed": float(spikes.missed), "long_extra": float(spikes.extra), **_intervals(spikes.relative, "long_"),
+        "long_normalised_rms": float(np.sqrt(((found - true) ** 2).mean()) / np.ptp(true)),
+    }  # fmt: skip
+    return {"drift": drift, "drift_duration": float(runs.time[-1])}, errors
 
 
-def _level(generator: np.random.Generator, decades: float) -> float:
-    """Return an amplitude, evenly over the logarithm of so many decades below 1."""
-    return float(10 ** generator.uniform(-decades, 0))
+def _timed(twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings) -> dict[str, float]:
+    """Return how many times longer the engine takes than the twin, both run by turns here: twin on all runs, and on one."""
+    current, _ = sampled(waveforms, twin.dt)
+    corners = waveforms.current[:, ::FINER]
+    many, one = [], []
+    with closing(make_engine(settings.engine or "ngspice")) as engine:
+        for k in range(min(settings.timed_runs, waveforms.runs)):
+            deck = cell_deck(
+                cell, waveforms.time[::FINER], corners[k : k + 1], [{}], waveforms.data.attrs["max_step"]
+            )
+            spice = _seconds(lambda deck=deck: engine.run(deck))
+            many.append(spice * len(current) / _seconds(lambda: predict(twin, current)))
+            one.append(spice / _seconds(lambda: predict(twin, current[:1])))
+    return {"ratio": float(np.median(many)), "ratio_single": float(np.median(one))}
 
 
-def _steps(generator: np.random.Generator, points: int) -> Floats:
-    current = np.zeros(points)
-    k = int(generator.integers(0, 30))
-    while k < points:
-        length = int(np.exp(generator.uniform(np.log(20), np.log(300))))
-        if generator.random() > 0.15:
-            current[k : k + length] = _sign(generator) * _level(generator, 2)
-        k += length
-    return current
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
-def _alphas(generator: np.random.Generator, points: int) -> Floats:
-    current = np.zeros(points)
-    for _ in range(max(1, points * int(generator.integers(2, 7)) // 1000)):
-        s = np.maximum(np.arange(points) - generator.uniform(0, 0.9 * points), 0) / generator.uniform(10, 150)
-        current += _sign(generator) * _level(generator, 1.4) * s * np.exp(1 - s)
-    return current
-
-
-def _trains(generator: np.random.Generator, points: int) -> Floats:
-    current = np.zeros(points)
-    width, pause, level = int(generator.integers(5, 30)), generator.integers(20, 120), _level(generator, 0.8)
-    k = 10
-    while k < points:
-        current[k : k + width] += level * generator.uniform(0.5, 1)
-        k += int(width + generator.exponential(pause))
-    return current + generator.uniform(-0.03, 0.16)
-
-
-def _noise(
-    generator: np.random.Generator, points: int, mean: tuple[float, float] = (-0.1, 0.5), size: float = 0.4
-) -> Floats:
-    every = int(generator.integers(5, 50))
-    knots = points // every + 2
-    values = generator.uniform(*mean) + size * _level(generator, 1) * generator.standard_normal(knots)
-    return np.interp(np.arange(points), np.arange(knots) * every, values)
-
-
-def _faint(generator: np.random.Generator, points: int) -> Floats:
-    return _noise(generator, points, (-0.02, 0.04), 0.03)
-
-
-_FAMILIES = (_steps, _noise, _alphas, _trains, _faint, _steps, _noise)
-
-
-def long_runs(cell: Cell, engine: Engine, runs: int, duration: float, seed: int) -> xr.Dataset:
-    """Return waveforms that are all held out, e.g. ten times as long as those of the training."""
-    return learned_waveforms(cell, engine, runs, duration, seed=seed, shares=(("held_out", 1.0),))
+def _record(model: LearnedModel, report: TwinReport, waveforms: CellWaveforms) -> dict[str, Any]:
+    attrs = waveforms.data.attrs
+    return {
+        "format": FORMAT, "kind": "learned", "cell": model.cell, "cell_sha256": model.cell_sha256, "dt": report.dt,
+        "states": list(model.states), "weights": sum(w.numel() for w in model.weights), "range": asdict(report.range),
+        "report": report_record(report), "errors": dict(model.errors),
+        "waveforms": {"engine": attrs["engine"], "seed": int(attrs["seed"]), "runs": waveforms.runs},
+        "versions": {"memprop": version("memprop"), "torch": torch.__version__, "numpy": np.__version__},
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -33,8 +34,11 @@ def make_cell_twin(
     *,
     dtype: torch.dtype = torch.float32,
     kernel: str = "auto",
+    **options: Any,
 ) -> PopulationTwin:
     """Return the twin of ``size`` cells at a step of ``dt`` s, from equations, or the learned one in ``<cell>/twin``.
+
+    ``options`` are ``reference``, ``gain`` and ``offset`` of `CellTwin`.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def make_cell_twin(
     cell = as_cell(cell, "neuron", "mif")
     home = learned_home(cell)
     if home is None:
-        return CellTwin(size, dt, cell=cell, parameters=parameters, dtype=dtype, kernel=kernel)
+        return CellTwin(size, dt, cell=cell, parameters=parameters, dtype=dtype, kernel=kernel, **options)
     if kernel == "fused":
         raise InputError(f"cell {cell.name} has a learned twin, which has no fused kernel. Use kernel='auto'.")
-    return LearnedTwin(size, dt, model=load_model(home), cell=cell, parameters=parameters, dtype=dtype)
+    return LearnedTwin(size, dt, model=load_model(home), cell=cell, parameters=parameters, dtype=dtype, **options)

@@ -13,13 +13,22 @@ one evaluation of the network per step. Strang's order of the parts makes the er
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from memprop.errors import TrainingError
+from memprop.twin.injection import injected
 
 H_SCALE = 1e-7
 """Step in s at which the feature that tells the network the step is 0."""
+KEPT = 2_000_000
+"""Numbers of states over a run from which on the backward pass computes hidden units again instead of keeping them."""
+_NEWTON = 200
+_SETTLED = 1e-6
 
 
 class Weights(NamedTuple):
@@ -87,15 +96,85 @@ def flow(z: Tensor, folded: Folded) -> Tensor:
     return torch.lerp(z, torch.tanh(target), torch.sigmoid(rate))
 
 
+def half_kicks(weights: Weights, current: Tensor, h: float) -> Tensor:
+    """Return half the kick of each time point, ``[T + 1, M, S]``, of currents in A, ``[T + 1, M]``."""
+    return (current * (0.5e12 * h))[..., None] * weights.kick
+
+
 def roll(weights: Weights, z: Tensor, current: Tensor, h: float) -> Tensor:
     """Return states ``[T + 1, M, S]`` from ``z``, ``[M, S]``, under currents in A, ``[T + 1, M]``, straight between points."""
-    folded = fold(weights, h)
+    folded, halves = fold(weights, h), half_kicks(weights, current, h)
     # Half a kick before and half after each step: between steps that is one whole one, so states are carried half a kick ahead.
-    kicks = (current * (h * 1e12))[..., None] * weights.kick
-    ahead = (z + 0.5 * kicks[0]).clamp(-1.0, 1.0)
-    found = [z]
-    for kick in kicks[1:].unbind(0):
-        behind = flow(ahead, folded)
-        ahead = (behind + kick).clamp(-1.0, 1.0)
-        found.append(behind)
-    return torch.cat([z[None], torch.stack(found[1:]) + 0.5 * kicks[1:]])
+    ahead = (z + halves[0]).clamp(-1.0, 1.0)
+    length = max(1, math.isqrt(len(halves)))
+    keep = torch.is_grad_enabled() and (halves.requires_grad or z.requires_grad) and halves.numel() > KEPT
+    found = [z[None]]
+    for part in halves[1:].split(length):
+        if keep:  # memory then grows with the root of the number of steps
+            behind, ahead = checkpoint(_steps, ahead, part, folded, use_reentrant=False)  # pyright: ignore[reportGeneralTypeIssues]
+        else:
+            behind, ahead = _steps(ahead, part, folded)
+        found.append(behind + part)
+    return torch.cat(found)
+
+
+def _steps(ahead: Tensor, halves: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
+    """Return states before the second half of each step's kick, ``[T, M, S]``, and the state half a kick ahead at the end."""
+    found = []
+    for half in halves.unbind(0):
+        found.append(flow(ahead, folded))
+        ahead = (found[-1] + 2.0 * half).clamp(-1.0, 1.0)
+    return torch.stack(found), ahead
+
+
+def follow(weights: Weights, z: Tensor, current: Tensor, h: float, first: Tensor, every: int = 1) -> Tensor:
+    """Return the first state at the points of ``first``, ``[T + 1, M]``, which has its values there and the gradient of the flow.
+
+    At every ``every``-th step the first state is set to what was measured; the others are those of the flow along it. Current
+    in A at all steps, ``[every T + 1, M]``.
+    """
+    folded, halves = fold(weights, h), half_kicks(weights, current, h)
+    found = [injected(first[0], z[:, 0])]
+    for n in range(1, len(halves)):
+        z = flow((z + halves[n - 1]).clamp(-1.0, 1.0), folded) + halves[n]
+        if n % every == 0:
+            found.append(injected(first[n // every], z[:, 0]))
+            z = torch.cat([found[-1][:, None], z[:, 1:]], 1)
+    return torch.stack(found)
+
+
+def settled(weights: Weights, current: Tensor, h: float) -> Tensor:
+    """Return the states ``[M, S]`` that stay as they are under constant currents in A, ``[M]``; gradients pass through.
+
+    Found by Newton's method from rest, which also finds resting points from which a neuron would fire.
+
+    Raises
+    ------
+    TrainingError: there is none that Newton finds.
+    """
+    folded, half = fold(weights, h), half_kicks(weights, current, h)
+
+    def change(z: Tensor) -> Tensor:
+        return flow((z + half).clamp(-1.0, 1.0), folded) + half - z
+
+    z = torch.zeros_like(half)
+    for _ in range(_NEWTON):
+        z, left, slope = _with_slope(change, z)
+        step = torch.linalg.solve(slope, left[..., None])[..., 0].detach()
+        if float(step.abs().max()) < _SETTLED:
+            # The last step again with the gradient of the currents in it: that of the resting point.
+            return z - torch.linalg.solve(slope, change(z)[..., None])[..., 0]
+        z = z - step * (0.1 / step.abs().amax(1, keepdim=True).clamp(min=0.1))
+    raise TrainingError(
+        f"learned twin: no resting point under currents from {float(current.min()):.3g} to {float(current.max()):.3g} A within "
+        f"{_NEWTON} steps of Newton's method. Keep offsets and currents at rest inside of what was learned."
+    )
+
+
+def _with_slope(change: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``z``, its change and the Jacobian of that, ``[M, S, S]``, none of them with a gradient."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        left = change(z)
+        rows = [torch.autograd.grad(left[:, s].sum(), z, retain_graph=True)[0] for s in range(z.shape[1])]
+    return z.detach(), left.detach(), torch.stack(rows, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from memprop.circuit.cell import Cell, as_cell
 from memprop.errors import InputError, RangeWarning
-from memprop.files import sha256
+from memprop.twin.cell import each
 from memprop.twin.drive import Separable, expanded, shape_of
-from memprop.twin.learned.core import Weights, roll
+from memprop.twin.fitting.waveforms import cell_digest
+from memprop.twin.learned.core import Weights, follow, roll, settled
 
 LEARNED_DT = 1e-7
 """Default time step in s: the one roll-outs are trained at."""
-_SLACK = 1e-6
-"""Part of a range by which it may be left before a warning is due."""
+_SLACK = 0.02
+"""Part of a range by which it may be left before a warning is due: about the error of a twin."""
 
 
 class LearnedState(NamedTuple):
@@ -58,11 +59,6 @@ class LearnedModel:
     """What it is off on waveforms held out; may be empty."""
 
 
-def cell_digest(cell: Cell) -> str:
-    """Return the hash of a cell's netlist and of its devices in Verilog-A."""
-    return sha256("\0".join([cell.text, *(device.text for device in cell.devices().values())]))
-
-
 class LearnedTwin(nn.Module):
     """Population of equal cells whose equations are not known: a neural state-space model of few states, see `core`.
 
@@ -74,6 +70,7 @@ class LearnedTwin(nn.Module):
     cell: the cell; the model must have been learned from this very text.
     parameters: values that differ from the card; a learned twin knows the card's values only.
     dtype: float32 for training, float64 for proofs.
+    reference, gain, offset: as for `CellTwin`.
 
     Raises
     ------
@@ -82,6 +79,17 @@ class LearnedTwin(nn.Module):
 
     rest: Tensor
     """Membrane in V at zero input, ``[1, N]``."""
+    reference: Tensor
+    """Membrane in V to which `forward` refers, ``[1, N]``."""
+    gain: Tensor | None
+    """Gain of the mirrors, ``[1, N]``; None: 1."""
+    offset: Tensor | None
+    """Current in A that the mirrors add, ``[1, N]``; None: none."""
+    settles: bool = False
+    """Whether `forward` and `trace` start from the operating point under the first current, as simulators do, not from rest."""
+    state_names: tuple[str, ...] = ()
+    """Device states that `follow` takes: none, as it follows the membrane alone."""
+    _quiet: Tensor
     _centre: Tensor
     _span: Tensor
 
@@ -94,6 +102,9 @@ class LearnedTwin(nn.Module):
         cell: Cell | str,
         parameters: Mapping[str, ArrayLike] | None = None,
         dtype: torch.dtype = torch.float32,
+        reference: ArrayLike | None = None,
+        gain: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
     ) -> None:
         super().__init__()
         if size < 1 or not (np.isfinite(dt) and dt > 0):
@@ -106,9 +117,17 @@ class LearnedTwin(nn.Module):
         self._check_model()
         self.register_buffer("_centre", torch.tensor(model.rest, dtype=torch.float64))
         self.register_buffer("_span", torch.tensor(model.span, dtype=torch.float64))
-        self.register_buffer("rest", torch.full((1, size), model.rest[0], dtype=torch.float64))
         for name, value in model.weights._asdict().items():
             self.register_buffer(f"weight_{name}", value.detach().double())
+        for name, value, least in (("gain", gain, 0.0), ("offset", offset, -np.inf)):
+            self.register_buffer(name, None if value is None else each(self, name, value, least).reshape(1, size))
+        quiet = torch.zeros(size, len(model.states), dtype=torch.float64)
+        if self.offset is not None:
+            quiet = settled(self.weights, self.offset[0], model.steps[1])
+        self.register_buffer("_quiet", quiet)
+        self.register_buffer("rest", (quiet[:, 0] * model.span[0] + model.rest[0]).reshape(1, size))
+        own = self.rest if reference is None else each(self, "reference", reference).reshape(1, size)
+        self.register_buffer("reference", own.clone())
         self.to(dtype)
 
     def _check_model(self) -> None:
@@ -145,19 +164,34 @@ class LearnedTwin(nn.Module):
 
     def resting_state(self, batch: int) -> LearnedState:
         """Return the state at zero input, which is the operating point of the circuit."""
-        others = self._centre[1:, None, None].expand(-1, batch, self.size)
-        return LearnedState(self.rest.expand(batch, self.size), others)
+        return self._state(self._quiet.expand(batch, *self._quiet.shape))
+
+    def settled_state(self, current: Tensor) -> LearnedState:
+        """Return the operating point under constant currents in A, ``[B, N]``; gradients pass through it.
+
+        Raises
+        ------
+        TrainingError: there is none.
+        """
+        drive = self._drive(current).double()
+        weights = Weights(*(w.double() for w in self.weights))
+        z = settled(weights, drive.flatten(), self.model.steps[1]).to(self._span.dtype)
+        return self._state(z.reshape(*drive.shape, -1))
+
+    def _state(self, z: Tensor) -> LearnedState:
+        values = z * self._span + self._centre
+        return LearnedState(values[..., 0], values[..., 1:].permute(2, 0, 1))
 
     def forward(self, current: Tensor | Separable) -> Tensor:
-        """Return the membrane above rest in V at the time points, ``[T + 1, B, N]``, from rest.
+        """Return the membrane above its reference in V at the time points, ``[T + 1, B, N]``, from rest.
 
         ``current`` is the input current in A at the same time points, ``[T + 1, B, N]``; between them it runs straight.
         """
-        return self._run(current, None, 0.0)[0]
+        return self._membrane(self._states(current, None)) - self.reference
 
     def trace(self, current: Tensor | Separable) -> Tensor:
         """Return the membrane in V at the time points, ``[T + 1, B, N]``, from rest."""
-        return self._run(current, None, self.model.rest[0])[0]
+        return self._membrane(self._states(current, None))
 
     def run(self, current: Tensor | Separable, state: LearnedState) -> tuple[Tensor, LearnedState]:
         """Integrate from ``state``; return the membrane in V ``[T + 1, B, N]`` and the state at the end.
@@ -166,43 +200,74 @@ class LearnedTwin(nn.Module):
         ------
         InputError: ``current`` is not ``[T + 1, B, N]`` with this population's N and at least one step.
         """
-        return self._run(current, state, self.model.rest[0])
+        z = self._states(current, state)
+        return self._membrane(z), self._state(z[-1])
 
     def states(self, current: Tensor | Separable, state: LearnedState | None = None) -> Tensor:
         """Return all states in V, ``[T + 1, B, N, S]``, from ``state`` or from rest."""
         return self._states(current, state) * self._span + self._centre
 
-    def _run(
-        self, current: Tensor | Separable, state: LearnedState | None, reference: float
-    ) -> tuple[Tensor, LearnedState]:
-        z = self._states(current, state)
-        end = z[-1] * self._span + self._centre
-        return z[..., 0] * self._span[0] + reference, LearnedState(end[..., 0], end[..., 1:].permute(2, 0, 1))
+    def follow(
+        self, current: Tensor | Separable, membrane: Tensor, states: Mapping[str, Tensor] | None = None  # noqa: ARG002
+    ) -> Tensor:  # fmt: skip
+        """Return a measured membrane above its reference in V, ``[T + 1, B, N]``, with the gradient of this twin along it.
 
-    def _states(self, current: Tensor | Separable, state: LearnedState | None) -> Tensor:
-        """Return all states from rest over their spans, ``[T + 1, B, N, S]``."""
+        As `CellTwin.follow`; the other states are always those of the twin along the measured membrane.
+
+        Raises
+        ------
+        InputError: shapes differ.
+        """
+        shape = self._checked(current)
+        if shape != tuple(membrane.shape):
+            raise InputError(
+                f"membrane has shape {tuple(membrane.shape)}, the current {shape}: both must be [T + 1, B, N]."
+            )
+        drive, parts, start = self._prepared(current, None)
+        measured = (membrane.to(drive) - self._centre[0]) / self._span[0]
+        z = follow(self.weights, start, drive, self.dt / parts, measured.reshape(shape[0], -1), parts)
+        return (z * self._span[0] + self._centre[0]).reshape(shape) - self.reference
+
+    def _membrane(self, z: Tensor) -> Tensor:
+        return z[..., 0] * self._span[0] + self._centre[0]
+
+    def _checked(self, current: Tensor | Separable) -> tuple[int, ...]:
         shape = shape_of(current)
         if len(shape) != 3 or shape[2] != self.size or shape[0] < 2:
             raise InputError(
                 f"current has shape {shape}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
                 "Put time first."
             )
-        drive = expanded(current).to(self._span.dtype).reshape(shape[0], -1)
+        return shape
+
+    def _drive(self, current: Tensor) -> Tensor:
+        """Return what the mirrors make of currents, in A."""
+        current = current.to(self._span.dtype)
+        current = current if self.gain is None else current * self.gain
+        return current if self.offset is None else current + self.offset
+
+    def _prepared(self, current: Tensor | Separable, state: LearnedState | None) -> tuple[Tensor, int, Tensor]:
+        """Return currents in A at all steps, ``[T + 1, M]``, the number of steps in one ``dt``, and the start, ``[M, S]``."""
+        given = expanded(current)
+        if state is None:
+            state = self.settled_state(given[0]) if self.settles else self.resting_state(given.shape[1])
+        values = torch.cat([state.membrane[..., None], state.states.permute(1, 2, 0)], -1)
+        start = ((values - self._centre) / self._span).flatten(0, 1)
         parts = max(1, math.ceil(self.dt / self.model.steps[1] * (1 - 1e-9)))
-        z = roll(self.weights, self._start(state, drive), _finer(drive, parts), self.dt / parts)
+        return _finer(self._drive(given).flatten(1), parts), parts, start
+
+    def _states(self, current: Tensor | Separable, state: LearnedState | None) -> Tensor:
+        """Return all states from rest over their spans, ``[T + 1, B, N, S]``."""
+        shape = self._checked(current)
+        drive, parts, start = self._prepared(current, state)
+        z = roll(self.weights, start, drive, self.dt / parts)
         self._warn(drive, z)
         return z[::parts].reshape(*shape, -1)
-
-    def _start(self, state: LearnedState | None, drive: Tensor) -> Tensor:
-        if state is None:
-            return drive.new_zeros(drive.shape[1], len(self.unknowns))
-        values = torch.cat([state.membrane[..., None], state.states.permute(1, 2, 0)], -1)
-        return ((values - self._centre) / self._span).reshape(drive.shape[1], -1)
 
     @torch.no_grad()
     def _warn(self, drive: Tensor, z: Tensor) -> None:
         """Give one RangeWarning where currents, membranes or the step leave what was trained."""
-        mem = z[..., 0] * self._span[0] + self._centre[0]
+        mem = self._membrane(z)
         said = []
         for what, unit, (low, high), least, most in (
             ("current", "A", self.model.current, float(drive.min()), float(drive.max())),
@@ -244,11 +309,6 @@ class LearnedTwin(nn.Module):
 
         model = load_model(folder)
         return cls(size, dt, model=model, **{"cell": model.cell, **options})
-
-
-def with_errors(model: LearnedModel, errors: Mapping[str, float]) -> LearnedModel:
-    """Return the model with what was measured on waveforms held out."""
-    return replace(model, errors={**model.errors, **{name: float(value) for name, value in errors.items()}})
 
 
 def _finer(drive: Tensor, parts: int) -> Tensor:
