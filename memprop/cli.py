@@ -433,7 +433,8 @@ def fit_cell(
     engine: EngineName = "ngspice",
     measure: Annotated[bool, typer.Option(help="Also simulate long runs for drift, and measure the time.")] = True,
     learned: Annotated[
-        bool, typer.Option("--learned", help="Learn a neural twin from the waveforms alone, without the cell's equations.")
+        bool,
+        typer.Option("--learned", help="Learn a neural twin from the waveforms alone, without the cell's equations."),
     ] = False,
     more: Annotated[
         list[Path] | None, typer.Option(help="Further files of waveforms of the same cell, e.g. with more spikes.")
@@ -457,7 +458,13 @@ def fit_cell(
     if learned:
         from memprop.flow.fit_learned import FitLearnedSettings, fit_learned  # noqa: PLC0415
 
-        fit_learned(neuron, data, FitLearnedSettings(dt=dt, rule=rule, engine=engine if measure else None, workers=workers), out, console)
+        fit_learned(
+            neuron,
+            data,
+            FitLearnedSettings(dt=dt, rule=rule, engine=engine if measure else None, workers=workers),
+            out,
+            console,
+        )
         return
     settings = FitCellSettings(dt, names or None, rule, engine if measure else None, workers=workers)
     run(neuron, data, settings, out, console)

@@ -62,9 +62,10 @@ def test_rest_is_a_fixed_point_at_every_step() -> None:
 
 def test_states_never_leave_their_box() -> None:
     weights = fresh(3, 8, 2)._replace(kick=torch.tensor([5.0, -5.0, 1.0]))
-    z = roll(weights, torch.zeros(4, 3), 1e-5 * torch.randn(500, 4, generator=torch.Generator().manual_seed(0)), 1e-6)
-    kick = 0.5 * 1e12 * 1e-6 * 5.0 * 4e-5  # what is seen may be half a kick outside
-    assert z.abs().max() < 1.0 + kick
+    current = 1e-5 * torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    current[-1] = 0.0
+    z = roll(weights, torch.zeros(4, 3), current, 1e-6)
+    assert z[-1].abs().max() <= 1.0  # at other points half a kick may be on top
     assert z.isfinite().all()
 
 
@@ -118,11 +119,11 @@ def test_a_long_step_is_cut_into_trained_ones() -> None:
 
 def test_gain_offset_and_reference_are_those_of_mirrors_and_rows() -> None:
     current = some_current()
-    changed = twin_of(gain=[0.5, 2.0], offset=1e-7, reference=0.25)
+    changed = twin_of(gain=[0.5, 1.2], offset=1e-7, reference=0.25)
     assert torch.allclose(changed.reference, torch.full((1, 2), 0.25).double())
     start = changed.resting_state(3)
     assert (start.membrane - twin_of().rest).abs().min() > 1e-6  # the offset moves the rest
-    plain, _ = twin_of().run(current * torch.tensor([0.5, 2.0]) + 1e-7, start)
+    plain, _ = twin_of().run(current * torch.tensor([0.5, 1.2]).double() + 1e-7, start)
     assert torch.allclose(changed(current), plain - 0.25, atol=1e-12)
 
 
@@ -205,7 +206,13 @@ def test_file_keeps_everything_and_equal_models_give_equal_bytes(tmp_path: Path)
 def test_damaged_files_are_input_errors(tmp_path: Path) -> None:
     save_model(random_model(), tmp_path)
     about = json.loads((tmp_path / ABOUT).read_text())
-    for change in ({"span": [1.0, -1.0, 1.0]}, {"format": 7}, {"rest": "x"}, {"states": ["mem"]}, {"steps": [1, float("nan")]}):
+    for change in (
+        {"span": [1.0, -1.0, 1.0]},
+        {"format": 7},
+        {"rest": "x"},
+        {"states": ["mem"]},
+        {"steps": [1, float("nan")]},
+    ):
         (tmp_path / ABOUT).write_text(json.dumps(about | change))
         with pytest.raises(InputError, match=r"cannot be read"):
             load_model(tmp_path)
@@ -251,7 +258,9 @@ def relaxation(runs: int = 12, points: int = 201, step: float = 1e-7) -> CellWav
             mem[k, n] = target + (mem[k, n - 1] - target) * np.exp(-step / 2e-6)
             out[k, n] = mem[k, n] + (out[k, n - 1] - mem[k, n]) * np.exp(-step / 5e-6)
     split = ["fit"] * (runs - 4) + ["validation"] * 2 + ["held_out"] * 2
-    return make_waveforms(CELL, time, current, mem, split=split, stimulus=["noise"] * runs, engine="theory", states={"out": out})
+    return make_waveforms(
+        CELL, time, current, mem, split=split, stimulus=["noise"] * runs, engine="theory", states={"out": out}
+    )
 
 
 TINY = LearnedSettings(hidden=8, strides=(1,), steps=700, batch=512, rolls=((20, 60),), roll_batch=16, finest=1e-3)
@@ -280,8 +289,8 @@ def test_training_refuses_what_it_cannot_learn() -> None:
 
 
 def test_training_that_diverges_says_so() -> None:
-    with pytest.raises(TrainingError, match=r"the loss is nan. Lower the learning rate"):
-        learn_cell(relaxation(6, 41), CELL, replace(TINY, rate=float("nan"), steps=3))
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf). Lower the learning rate"):
+        learn_cell(relaxation(6, 41), CELL, replace(TINY, rate=1e30, steps=9))
 
 
 def test_waveforms_of_two_cells_are_not_joined() -> None:
@@ -299,3 +308,57 @@ def spice(current: np.ndarray, step: float) -> np.ndarray:
     time = np.arange(len(current)) * step
     deck = cell_deck(CELL, time, current[None], [{}], 2.5e-8)
     return CellReduction(1, tuple(CELL.card.states), step, len(current) - 1)(NgspiceEngine().run(deck))["nodes"][0]
+
+
+def shipped_twin(dt: float = 1e-7, size: int = 1) -> LearnedTwin:
+    twin = make_cell_twin(size, dt, CELL, dtype=torch.float64)
+    assert isinstance(twin, LearnedTwin)
+    return twin
+
+
+@pytest.mark.parametrize("dt", [5e-8, 1e-7])
+def test_shipped_twin_spikes_when_ngspice_does(dt: float) -> None:
+    step = 1e-7
+    time = np.arange(601) * step
+    current = 3.3e-6 * np.minimum(time / 1e-6, 1.0)  # none of the waveforms it learned from
+    true = spice(current, step)
+    twin, every = shipped_twin(dt), round(step / dt)
+    fine = np.interp(np.arange(600 * every + 1) * dt, time, current)
+    found = twin.states(torch.as_tensor(fine)[:, None, None])[::every, 0, 0].T.numpy()
+    assert np.sqrt(np.mean((found[0] - true[0]) ** 2)) < 0.03 * np.ptp(true[0])
+    ours, theirs = (spike_times(time, wave[2], SpikeRule("crossings", 0.9)) for wave in (found, true))
+    assert len(ours) == len(theirs) >= 4
+    assert np.abs(np.diff(ours) / np.diff(theirs) - 1).max() < 0.02
+
+
+def test_shipped_twin_knows_the_leak() -> None:
+    current = np.full(1001, 1.5e-7)
+    current[0] = 0.0
+    true = spice(current, 1e-7)[0]
+    found = shipped_twin().trace(torch.as_tensor(current)[:, None, None])[:, 0, 0].numpy()
+    assert np.abs(found - true).max() < 0.02
+
+
+def test_shipped_twin_says_what_it_is_worth() -> None:
+    model = shipped_twin().model
+    assert model.errors["normalised_rms"] < 0.02
+    assert {"spikes", "missed", "extra", "spike_time_median", "long_missed"} <= set(model.errors)
+    home = learned_home(CELL)
+    assert home is not None
+    assert sum(path.stat().st_size for path in home.iterdir()) < 200_000
+
+
+def test_networks_of_the_cell_use_the_learned_twin() -> None:
+    encoder = AlphaEncoder()
+    twin = Twin((6, 4, 3), encoder, cell="axon_hillock", dtype=torch.float64)
+    image = torch.full((2, 6), 0.5, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RangeWarning)
+        outputs = twin(image)
+        outputs.square().sum().backward()
+        again = from_network(twin.to_network("cmos"), encoder, twin.dt, torch.float64)
+        assert torch.allclose(again(image), outputs)
+        membranes = list(twin.traces(image).values())
+        assert torch.allclose(twin.follow(image, membranes), outputs)
+    assert all(bool(c.weight.grad.isfinite().all()) for c in twin.crossbars if c.weight.grad is not None)
+    assert twin.crossbars[0].weight.grad is not None

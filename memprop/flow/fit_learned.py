@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ LONG_WINDOW = 2e-6
 class FitLearnedSettings:
     """How a twin is learned and judged."""
 
-    training: LearnedSettings = LearnedSettings()
+    training: LearnedSettings = field(default_factory=LearnedSettings)
     dt: float | None = None
     """Step at which the twin is judged, in s; default the longest that roll-outs are trained at."""
     rule: SpikeRule | None = None
@@ -204,9 +204,7 @@ def _timed(twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: Fi
     many, one = [], []
     with closing(make_engine(settings.engine or "ngspice")) as engine:
         for k in range(min(settings.timed_runs, waveforms.runs)):
-            deck = cell_deck(
-                cell, waveforms.time[::FINER], corners[k : k + 1], [{}], waveforms.data.attrs["max_step"]
-            )
+            deck = cell_deck(cell, waveforms.time[::FINER], corners[k : k + 1], [{}], waveforms.data.attrs["max_step"])
             spice = _seconds(lambda deck=deck: engine.run(deck))
             many.append(spice * len(current) / _seconds(lambda: predict(twin, current)))
             one.append(spice / _seconds(lambda: predict(twin, current[:1])))

@@ -149,9 +149,17 @@ class CellWaveforms:
                     "another netlist. Characterise one cell for all of them."
                 )
         try:
-            both = xr.concat([self.data, *(o.data for o in others)], "run", join="exact", combine_attrs="override", data_vars="minimal")
+            both = xr.concat(
+                [self.data, *(o.data for o in others)],
+                "run",
+                join="exact",
+                combine_attrs="override",
+                data_vars="minimal",
+            )
         except ValueError as error:
-            raise InputError(f"waveforms do not fit together: {error}. Make them on the same times and states.") from error
+            raise InputError(
+                f"waveforms do not fit together: {error}. Make them on the same times and states."
+            ) from error
         return CellWaveforms(both)
 
     def save(self, path: Path) -> Path:

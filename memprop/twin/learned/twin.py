@@ -123,7 +123,7 @@ class LearnedTwin(nn.Module):
             self.register_buffer(name, None if value is None else each(self, name, value, least).reshape(1, size))
         quiet = torch.zeros(size, len(model.states), dtype=torch.float64)
         if self.offset is not None:
-            quiet = settled(self.weights, self.offset[0], model.steps[1])
+            quiet = settled(self.weights, self.offset[0], self._cut()[1])
         self.register_buffer("_quiet", quiet)
         self.register_buffer("rest", (quiet[:, 0] * model.span[0] + model.rest[0]).reshape(1, size))
         own = self.rest if reference is None else each(self, "reference", reference).reshape(1, size)
@@ -175,7 +175,7 @@ class LearnedTwin(nn.Module):
         """
         drive = self._drive(current).double()
         weights = Weights(*(w.double() for w in self.weights))
-        z = settled(weights, drive.flatten(), self.model.steps[1]).to(self._span.dtype)
+        z = settled(weights, drive.flatten(), self._cut()[1]).to(self._span.dtype)
         return self._state(z.reshape(*drive.shape, -1))
 
     def _state(self, z: Tensor) -> LearnedState:
@@ -225,7 +225,7 @@ class LearnedTwin(nn.Module):
             )
         drive, parts, start = self._prepared(current, None)
         measured = (membrane.to(drive) - self._centre[0]) / self._span[0]
-        z = follow(self.weights, start, drive, self.dt / parts, measured.reshape(shape[0], -1), parts)
+        z = follow(self.weights, start, drive, self._cut()[1], measured.reshape(shape[0], -1), parts)
         return (z * self._span[0] + self._centre[0]).reshape(shape) - self.reference
 
     def _membrane(self, z: Tensor) -> Tensor:
@@ -246,6 +246,11 @@ class LearnedTwin(nn.Module):
         current = current if self.gain is None else current * self.gain
         return current if self.offset is None else current + self.offset
 
+    def _cut(self) -> tuple[int, float]:
+        """Return into how many steps ``dt`` is cut, and their length in s, which is at most the longest one trained."""
+        parts = max(1, math.ceil(self.dt / self.model.steps[1] * (1 - 1e-9)))
+        return parts, self.dt / parts
+
     def _prepared(self, current: Tensor | Separable, state: LearnedState | None) -> tuple[Tensor, int, Tensor]:
         """Return currents in A at all steps, ``[T + 1, M]``, the number of steps in one ``dt``, and the start, ``[M, S]``."""
         given = expanded(current)
@@ -253,14 +258,14 @@ class LearnedTwin(nn.Module):
             state = self.settled_state(given[0]) if self.settles else self.resting_state(given.shape[1])
         values = torch.cat([state.membrane[..., None], state.states.permute(1, 2, 0)], -1)
         start = ((values - self._centre) / self._span).flatten(0, 1)
-        parts = max(1, math.ceil(self.dt / self.model.steps[1] * (1 - 1e-9)))
+        parts, _ = self._cut()
         return _finer(self._drive(given).flatten(1), parts), parts, start
 
     def _states(self, current: Tensor | Separable, state: LearnedState | None) -> Tensor:
         """Return all states from rest over their spans, ``[T + 1, B, N, S]``."""
         shape = self._checked(current)
         drive, parts, start = self._prepared(current, state)
-        z = roll(self.weights, start, drive, self.dt / parts)
+        z = roll(self.weights, start, drive, self._cut()[1])
         self._warn(drive, z)
         return z[::parts].reshape(*shape, -1)
 
