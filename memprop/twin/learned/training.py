@@ -24,12 +24,12 @@ class LearnedSettings:
     hidden: int = 32
     strides: tuple[int, ...] = (1, 3, 2)
     """Step lengths to learn, in steps of the waveforms; roll-outs are trained at the last one."""
-    steps: int = 6000
+    steps: int = 14_000
     """Iterations on single steps."""
-    batch: int = 4096
-    rolls: tuple[tuple[int, int], ...] = ((20, 300), (60, 200), (150, 150), (400, 150))
+    batch: int = 2048
+    rolls: tuple[tuple[int, int], ...] = ((60, 300), (200, 500), (500, 500))
     """Roll-outs: number of steps, iterations."""
-    roll_batch: int = 96
+    roll_batch: int = 64
     finest: float = 5e-5
     """Error of a single step, in spans, from which on the loss grows linearly where states hardly move."""
     rate: float = 5e-3
