@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from dataclasses import replace
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from memprop.circuit.cell import Cell, TextSubCircuit, load_cell
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError, RangeWarning, TrainingError
 from memprop.flow.cell_decks import CellReduction, cell_deck
-from memprop.flow.fit_learned import learn_cell
+from memprop.flow.fit_learned import FitLearnedSettings, fit_learned, learn_cell
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.twin.cell import CellTwin
 from memprop.twin.fitting.metrics import SpikeRule, spike_times
@@ -275,6 +277,19 @@ def test_training_learns_a_leaky_integrator_from_waveforms() -> None:
     assert np.sqrt(np.mean((found - held.mem) ** 2)) < 0.04 * np.ptp(held.mem)
     again = learn_cell(waveforms, CELL, TINY)
     assert all(torch.equal(a, b) for a, b in zip(model.weights, again.weights, strict=True))
+
+
+def test_command_writes_twin_page_and_errors(tmp_path: Path) -> None:
+    settings = FitLearnedSettings(replace(TINY, steps=30, rolls=((5, 3),)), engine=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RangeWarning)  # hardly trained, it goes anywhere
+        fit_learned(CELL, relaxation(), settings, tmp_path, Console(file=io.StringIO()))
+    about = json.loads((tmp_path / "fit.json").read_text())
+    assert about["kind"] == "learned"
+    assert about["dt"] == pytest.approx(1e-7)
+    model = load_model(tmp_path / "twin")
+    assert model.errors["normalised_rms"] == about["errors"]["normalised_rms"] > 0
+    assert (tmp_path / "learned.png").stat().st_size > 10_000
 
 
 def test_training_refuses_what_it_cannot_learn() -> None:
