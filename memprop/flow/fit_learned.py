@@ -33,8 +33,6 @@ from memprop.twin.learned.twin import LearnedModel, LearnedTwin
 from memprop.twin.population import FOLDER
 
 Floats = NDArray[np.float64]
-LONG_WINDOW = 2e-6
-"""Two spikes of long runs are the same within this time, in s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class FitLearnedSettings:
 
     training: LearnedSettings = field(default_factory=LearnedSettings)
     dt: float | None = None
-    """Step at which the twin is judged, in s; default the longest that roll-outs are trained at."""
+    """Step at which the twin is judged, in s; default two steps of the waveforms."""
     rule: SpikeRule | None = None
     engine: str | None = "ngspice"
     """Engine of the long runs and of the time; None: neither is measured."""
@@ -64,7 +62,7 @@ def learn_cell(
     """
     _check(waveforms, cell)
     fit = waveforms.part("fit")
-    rest = np.round(_states(fit)[:, :, 0].mean(1), 6)  # simulators are no better; so that no noise is in files
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0  # simulators are no better; so that no noise is in files
     span = spans_of(_states(fit), rest)
     parts = [
         sequences(_states(part), part.current, part.step, rest, span) for part in (fit, waveforms.part("validation"))
@@ -76,11 +74,11 @@ def learn_cell(
 def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, weights: Any) -> LearnedModel:
     """Return the model of weights that were learned from the runs ``fit`` of waveforms."""
     fit = waveforms.part("fit")
-    rest = np.round(_states(fit)[:, :, 0].mean(1), 6)
-    span, strides = spans_of(_states(fit), rest), settings.strides
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0
+    span, step = spans_of(_states(fit), rest), fit.step / settings.parts
     return LearnedModel(
         cell.name, cell_digest(cell), ("mem", *fit.state_names), tuple(map(float, rest)), tuple(map(float, span)),
-        (min(strides) * fit.step, max(strides) * fit.step), (float(fit.current.min()), float(fit.current.max())),
+        (step, step), (float(fit.current.min()), float(fit.current.max())),
         (float(fit.mem.min()), float(fit.mem.max())), weights, {},
     )  # fmt: skip
 
@@ -118,20 +116,27 @@ def fit_learned(
 
 
 def judge_learned(
-    model: LearnedModel, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, out: Path | None, console: Console
+    model: LearnedModel, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, out: Path | None, console: Console,
+    long: CellWaveforms | None = None,
 ) -> LearnedTwin:  # fmt: skip
-    """Judge a model on runs held out and on long runs; write it with its errors, fit.json and one page, and print the table."""
-    dt = settings.dt or settings.training.strides[-1] * waveforms.step
+    """Judge a model on runs held out and on long ones; write it with its errors, fit.json and one page, and print the table.
+
+    ``long`` are waveforms of long runs; None: the engine of the settings makes some.
+    """
+    dt = settings.dt or 2 * waveforms.step
     twin = LearnedTwin(1, dt, model=model, cell=cell, dtype=torch.float64)
     report, found, true = judge(twin, waveforms, settings.rule)
     errors = _errors(report, waveforms)
     half, _, _ = judge(LearnedTwin(1, dt / 2, model=model, cell=cell, dtype=torch.float64), waveforms, settings.rule)
     errors["normalised_rms_at_half_the_step"] = half.held_out.normalised
     folder = ensure_folder(out or Path("runs") / cell.name / "learned")
+    if long is None and settings.engine is not None:
+        long = _long(twin, cell, waveforms, settings, folder, console)
+    if long is not None:
+        drift, more = long_errors(twin, long, settings.rule or usual_rule(waveforms.mem))
+        report, errors = replace(report, **drift), errors | more
     if settings.engine is not None:
-        long, more = _long(twin, cell, waveforms, settings, folder, console)
-        report = replace(report, **long, **_timed(twin, cell, waveforms, settings))
-        errors |= more
+        report = replace(report, **_timed(twin, cell, waveforms, settings))
     model = replace(model, errors=errors)
     save_model(model, folder / FOLDER)
     write_json(folder / FIT, _record(model, report, waveforms))
@@ -166,20 +171,14 @@ def _intervals(relative: Floats, prefix: str) -> dict[str, float]:
 
 def _long(
     twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, folder: Path, console: Console
-) -> tuple[dict[str, Any], dict[str, float]]:  # fmt: skip
-    """Return drift and spike errors on runs ten times as long, the state predicted all along."""
+) -> CellWaveforms:  # fmt: skip
+    """Return waveforms of runs ten times as long."""
     stop = float(waveforms.time[-1])
     corners = (len(waveforms.time) - 1) // FINER
     rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
     drive = Drive(*twin.model.current, stop * LONGER, rise, corners * LONGER)
-    runs = characterise(
-        cell,
-        CharacteriseSettings(drive, max(3, settings.long_runs), seed=1000, workers=settings.workers),
-        settings.engine or "ngspice",
-        folder / "long",
-        console,
-    )
-    return long_errors(twin, runs, settings.rule or usual_rule(waveforms.mem))
+    long = CharacteriseSettings(drive, max(3, settings.long_runs), seed=1000, workers=settings.workers)
+    return characterise(cell, long, settings.engine or "ngspice", folder / "long", console)
 
 
 def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tuple[dict[str, Any], dict[str, float]]:
@@ -187,7 +186,7 @@ def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tupl
     current, true = sampled(runs, twin.dt)
     found = predict(twin, current)
     grid = np.linspace(0.0, float(runs.time[-1]), true.shape[1])
-    spikes = spike_errors(runs, found, grid, rule, LONG_WINDOW)
+    spikes = spike_errors(runs, found, grid, rule)
     drift = tuple(map(float, drift_of(found, true)))
     errors = {
         "long_duration": float(runs.time[-1]), "long_runs": float(runs.runs), "long_spikes": float(spikes.true),

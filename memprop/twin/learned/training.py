@@ -1,4 +1,4 @@
-"""Training of learned twins on waveforms alone: first single steps, then roll-outs of growing length."""
+"""Training of learned twins on waveforms alone: first short stretches, then roll-outs of growing length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memprop.errors import InputError, TrainingError
-from memprop.twin.learned.core import Weights, flow, fold, fresh, roll
+from memprop.twin.learned.core import Weights, finer, fresh, roll
 
 Floats = NDArray[np.float64]
 
@@ -22,16 +22,18 @@ class LearnedSettings:
     """How a learned twin is trained."""
 
     hidden: int = 48
-    strides: tuple[int, ...] = (1, 3, 2)
-    """Step lengths to learn, in steps of the waveforms; roll-outs are trained at the last one."""
+    parts: int = 2
+    """Steps of the twin in one of the waveforms: they must be short against the edges of a spike, see `core`."""
+    strides: tuple[int, ...] = (1, 1, 2, 1)
+    """Lengths of short stretches by turns, in steps of the waveforms."""
     steps: int = 14_000
-    """Iterations on single steps."""
-    batch: int = 2048
-    rolls: tuple[tuple[int, int], ...] = ((60, 300), (200, 500), (500, 500))
+    """Iterations on short stretches."""
+    batch: int = 1024
+    rolls: tuple[tuple[int, int], ...] = ((60, 300), (150, 500), (400, 300))
     """Roll-outs: number of steps, iterations."""
     roll_batch: int = 64
-    finest: float = 2e-5
-    """Error of a single step, in spans, from which on the loss grows linearly where states hardly move."""
+    finest: float = 1e-5
+    """Error of a short stretch, in spans, from which on the loss grows linearly where states hardly move."""
     rate: float = 5e-3
     """Largest learning rate."""
     seed: int = 1
@@ -77,7 +79,7 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed)
     weights = Weights(*(w.requires_grad_() for w in fresh(fit.z.shape[2], settings.hidden, settings.seed)))
     _single_steps(weights, fit, settings, generator, say)
-    say(f"single steps: validation {_score(weights, validation, settings):.4f}")
+    say(f"short stretches: validation {_score(weights, validation, settings):.4f}")
     for length, count in settings.rolls:
         _roll_outs(weights, fit, settings, generator, length, count, say)
         say(f"roll-outs of {length}: validation {_score(weights, validation, settings):.4f}")
@@ -86,11 +88,14 @@ def train(
 
 def _score(weights: Weights, data: Sequences, settings: LearnedSettings) -> float:
     """Return the rms error over whole runs, in spans."""
-    stride = settings.strides[-1]
-    z = data.z[:, ::stride]
     with torch.no_grad():
-        found = roll(weights, z[:, 0], data.current[:, ::stride].T.contiguous(), stride * data.step)
-    return float((found.transpose(0, 1) - z).square().mean().sqrt())
+        found = _rolled(weights, data.z[:, 0], data.current.T.contiguous(), data.step, settings.parts)
+    return float((found.transpose(0, 1) - data.z).square().mean().sqrt())
+
+
+def _rolled(weights: Weights, z: Tensor, current: Tensor, step: float, parts: int) -> Tensor:
+    """Return what `roll` does at the points of ``current``, with ``parts`` steps between two of them."""
+    return roll(weights, z, finer(current, parts), step / parts)[::parts]
 
 
 def _optimiser(
@@ -117,20 +122,18 @@ def _advance(
 def _single_steps(
     weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, say: Callable[[str], None]
 ) -> None:
-    """Learn the flow over one step; half of a batch is drawn where the states move, which is rare and decides the spikes."""
+    """Learn short stretches; half of a batch is drawn where the states move, which is rare and decides the spikes."""
     optimiser, schedule = _optimiser(weights, settings.rate, settings.steps)
     busy = _busy(fit)
     for k in range(settings.steps):
-        stride = settings.strides[-1 - k % len(settings.strides)] if k % 2 else settings.strides[-1]
+        stride = settings.strides[k % len(settings.strides)]
         run, at = _drawn(fit, busy, settings.batch, stride, generator)
-        h = stride * fit.step
         before, after = fit.z[run, at], fit.z[run, at + stride]
-        kick = h * 0.5e12 * weights.kick
-        start = before + fit.current[run, at, None] * kick
-        found = flow(start, fold(weights, h)) + fit.current[run, at + stride, None] * kick
+        current = fit.current[run, at + torch.arange(stride + 1)[:, None]]
+        found = _rolled(weights, before, current, fit.step, settings.parts)[-1]
         moved = (after - before).abs()
         # Slow parts decide when the next spike comes: their errors count relative to how far a state moves.
-        error = (found - after) / (settings.finest + 0.02 * moved)
+        error = (found - after) / (settings.finest + 0.01 * moved)
         loss = (1 + error.square()).sqrt().mean()
         _advance(loss, weights, optimiser, schedule)
         if k % 1000 == 0:
@@ -163,15 +166,15 @@ def _roll_outs(
     optimiser, schedule = _optimiser(weights, settings.rate * 0.1, count)
     runs, points, _ = fit.z.shape
     for k in range(count):
-        # Every third one at another step length, so that the step is free.
-        stride = settings.strides[-1 if k % 3 else -1 - (k // 3) % len(settings.strides)]
-        steps = min(length, (points - 1) // stride)
+        steps = min(length, points - 1)
         run = torch.randint(runs, (settings.roll_batch,), generator=generator)
-        at = torch.randint(points - steps * stride, (settings.roll_batch,), generator=generator)
-        at = at + torch.arange(steps + 1)[:, None] * stride
+        at = (
+            torch.randint(points - steps, (settings.roll_batch,), generator=generator)
+            + torch.arange(steps + 1)[:, None]
+        )
         true = fit.z[run, at]
-        found = roll(weights, true[0], fit.current[run, at], stride * fit.step)
-        error = (found - true)[1:] / 0.01
+        found = _rolled(weights, true[0], fit.current[run, at], fit.step, settings.parts)
+        error = (found - true)[1:] / 0.003
         loss = (1 + error.square()).sqrt().mean()
         _advance(loss, weights, optimiser, schedule)
         if k % 50 == 0:

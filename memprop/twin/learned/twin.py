@@ -19,7 +19,7 @@ from memprop.errors import InputError, RangeWarning
 from memprop.twin.cell import each
 from memprop.twin.drive import Separable, expanded, shape_of
 from memprop.twin.fitting.waveforms import cell_digest
-from memprop.twin.learned.core import Weights, follow, roll, settled
+from memprop.twin.learned.core import Weights, finer, follow, roll, settled
 
 LEARNED_DT = 1e-7
 """Default time step in s: the one roll-outs are trained at."""
@@ -259,7 +259,7 @@ class LearnedTwin(nn.Module):
         values = torch.cat([state.membrane[..., None], state.states.permute(1, 2, 0)], -1)
         start = ((values - self._centre) / self._span).flatten(0, 1)
         parts, _ = self._cut()
-        return _finer(self._drive(given).flatten(1), parts), parts, start
+        return finer(self._drive(given).flatten(1), parts), parts, start
 
     def _states(self, current: Tensor | Separable, state: LearnedState | None) -> Tensor:
         """Return all states from rest over their spans, ``[T + 1, B, N, S]``."""
@@ -314,12 +314,3 @@ class LearnedTwin(nn.Module):
 
         model = load_model(folder)
         return cls(size, dt, model=model, **{"cell": model.cell, **options})
-
-
-def _finer(drive: Tensor, parts: int) -> Tensor:
-    """Return currents ``[T + 1, M]`` at ``parts`` times as many points, straight between them."""
-    if parts == 1:
-        return drive
-    share = torch.arange(parts, dtype=drive.dtype, device=drive.device)[:, None] / parts
-    between = drive[:-1, None] + share * (drive[1:] - drive[:-1])[:, None]
-    return torch.cat([between.flatten(0, 1), drive[-1:]])
