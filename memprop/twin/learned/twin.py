@@ -22,7 +22,7 @@ from memprop.twin.fitting.waveforms import cell_digest
 from memprop.twin.learned.core import Weights, finer, follow, roll, settled
 
 LEARNED_DT = 1e-7
-"""Default time step in s: the one roll-outs are trained at."""
+"""Default time step in s."""
 _SLACK = 0.02
 """Part of a range by which it may be left before a warning is due: about the error of a twin."""
 
