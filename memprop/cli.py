@@ -450,8 +450,17 @@ def fit_cell(
     ] = None,
     engine: EngineName = "ngspice",
     measure: Annotated[bool, typer.Option(help="Also simulate long runs for drift, and measure the time.")] = True,
+    learned: Annotated[
+        bool,
+        typer.Option("--learned", help="Learn a neural twin from the waveforms alone, without the cell's equations."),
+    ] = False,
+    more: Annotated[
+        list[Path] | None, typer.Option(help="Further files of waveforms of the same cell, e.g. with more spikes.")
+    ] = None,
     workers: Workers = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/<cell>/fit.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; default runs/<cell>/fit, of a learned twin runs/<cell>/learned.")
+    ] = None,
 ) -> None:
     """Fit a cell's own equations to its waveforms at the step of the training; a table and a page say what it is worth."""
     from memprop.circuit.cell import as_cell  # noqa: PLC0415
@@ -461,8 +470,20 @@ def fit_cell(
 
     neuron = as_cell(cell, "neuron", "mif")
     data = CellWaveforms.load(waveforms or Path("runs") / neuron.name / "characterise" / FILE)
+    data = data.joined(*map(CellWaveforms.load, more or []))
     names = tuple(part.strip() for part in parameters.split(",") if part.strip())
     rule = parse_rule(spikes)
+    if learned:
+        from memprop.flow.fit_learned import FitLearnedSettings, fit_learned  # noqa: PLC0415
+
+        fit_learned(
+            neuron,
+            data,
+            FitLearnedSettings(dt=dt, rule=rule, engine=engine if measure else None, workers=workers),
+            out,
+            console,
+        )
+        return
     settings = FitCellSettings(dt, names or None, rule, engine if measure else None, workers=workers)
     run(neuron, data, settings, out, console)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from memprop.errors import InputError
 
-_NODES: Mapping[str, int] = dict.fromkeys("rclvibfhd", 2) | dict.fromkeys("eg", 4)
+_NODES: Mapping[str, int] = dict.fromkeys("rclvibfhd", 2) | dict.fromkeys("egm", 4)
 """Number of nodes by element letter; ``x`` and ``n`` take what stands before the last word."""
 _COMMENT = re.compile(r";|\s\$(?:\s|$)|//")
 _ASSIGNMENT = re.compile(r"([a-z_]\w*)\s*=(?!=)\s*")
@@ -28,7 +28,7 @@ class Element:
 
     name: str
     kind: str
-    """First letter of the name: r, c, l, v, i, e, f, g, h, b, d, x, or n for a compiled model."""
+    """First letter of the name: r, c, l, v, i, e, f, g, h, b, d, m, x, or n for a compiled model."""
     nodes: tuple[str, ...]
     value: str
     """The words after the nodes: a number or expression, the name of a model or subcircuit, or a source's waveform."""
@@ -190,7 +190,7 @@ def _element(line: str, number: int, source: str) -> Element:
     elif kind in _NODES:
         count = _NODES[kind]
         pieces = rest.split(None, count)
-        if count == 4 and "=" in "".join(
+        if kind in "eg" and "=" in "".join(
             pieces[2:4]
         ):  # e1 a b vol='...': an expression instead of a controlling voltage
             count, pieces = 2, rest.split(None, 2)
@@ -199,7 +199,7 @@ def _element(line: str, number: int, source: str) -> Element:
     else:
         raise InputError(
             f"{source}, line {number}: element '{name}' is of a kind that memprop does not read. Known first letters: "
-            "r c l v i e f g h b d x n."
+            "r c l v i e f g h b d m x n."
         )
     if not (value or parameters) or len(nodes) < min(_NODES.get(kind, 1), 2):
         raise InputError(f"{source}, line {number}: '{line[:60]}' has too few words. Write NAME NODES VALUE.")

@@ -28,7 +28,8 @@ from memprop.learn.plant import Measured, Pairs
 from memprop.spice.engine import Engine
 from memprop.spice.farm import Farm, Job
 from memprop.spice.recording import Recording
-from memprop.twin.cell import CellTwin
+from memprop.twin.cell import DT
+from memprop.twin.population import make_cell_twin
 
 VERSION = 1
 """Part of the key of kept measurements: raise it when this file measures something else."""
@@ -173,4 +174,4 @@ class SpicePlant:
 
 def _device_states(network: Network) -> list[tuple[str, ...]]:
     """Return the names of the device states of each population's cell, as its twin has them."""
-    return [CellTwin(1, cell=population.cell).state_names for population in network.populations]
+    return [make_cell_twin(1, DT, population.cell).state_names for population in network.populations]

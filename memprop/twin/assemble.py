@@ -171,6 +171,11 @@ class _Reader:
         """Take one element."""
         handler = getattr(self, f"_{element.kind}", None)
         if handler is None:
+            if element.kind == "m":
+                raise InputError(
+                    f"{element.place}: a transistor model of the simulator has no equations here. Learn a twin from waveforms "
+                    "(memprop fit-cell --learned) and keep it in the folder 'twin' of the cell, or use devices in Verilog-A."
+                )
             raise InputError(
                 f"{element.place}: element '{element.kind}' has no twin. Use r, c, v, i, e, f, g and devices in Verilog-A."
             )

@@ -108,7 +108,7 @@ class CellTwin(nn.Module):
         if kernel == "fused" and self._plan is None:
             raise InputError(f"cell {self.cell.name} has no fused kernel ({self.method}). Use kernel='auto'.")
         self.supplies = {name: self.cell.card.supplies[name].voltage for name in FIXED}
-        values = {**self.parameters_si, OFFSET: _each(self, "offset", 0.0 if offset is None else offset).numpy()}
+        values = {**self.parameters_si, OFFSET: each(self, "offset", 0.0 if offset is None else offset).numpy()}
         for name, default in self.circuit.defaults.items():
             value = torch.as_tensor(values.get(name, default), dtype=torch.float64)
             self.register_buffer(_PREFIX + name, value)
@@ -116,9 +116,9 @@ class CellTwin(nn.Module):
         y = self._solve_rest()
         self.register_buffer("rest", y[..., 0].reshape(1, size))
         self.register_buffer("_others", y[..., 1:].reshape(1, size, -1))
-        own = self.rest if reference is None else _each(self, "reference", reference).reshape(1, size)
+        own = self.rest if reference is None else each(self, "reference", reference).reshape(1, size)
         self.register_buffer("reference", own.clone())
-        self.register_buffer("gain", None if gain is None else _each(self, "gain", gain, 0.0).reshape(1, size))
+        self.register_buffer("gain", None if gain is None else each(self, "gain", gain, 0.0).reshape(1, size))
         self.to(dtype)
 
     def __repr__(self) -> str:
@@ -337,8 +337,13 @@ def _batch(current: Tensor | Separable) -> int:
     return shape[1] if len(shape) == 3 else 1
 
 
-def _each(twin: CellTwin, name: str, value: ArrayLike, above: float = -np.inf) -> Tensor:
-    """Return one number per cell, ``[N]``, checked."""
+def each(twin: Any, name: str, value: ArrayLike, above: float = -np.inf) -> Tensor:
+    """Return one number per cell of a twin with ``size`` and ``cell``, ``[N]``, checked.
+
+    Raises
+    ------
+    InputError: neither one value nor one per cell, or one that is not above ``above``.
+    """
     array = np.asarray(value, dtype=np.float64).squeeze()
     if array.shape not in ((), (twin.size,)) or not (np.isfinite(array) & (array > above)).all():
         raise InputError(

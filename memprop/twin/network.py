@@ -17,9 +17,10 @@ from memprop.circuit.wires import Wires
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
-from memprop.twin.cell import DT, CellTwin
+from memprop.twin.cell import DT
 from memprop.twin.crossbar import Crossbar
 from memprop.twin.drive import Separable
+from memprop.twin.population import PopulationTwin, make_cell_twin
 
 SETTLED = 1e-6
 """Distance in V between the rest of neurons and the reference of their rows that moves nothing."""
@@ -28,7 +29,8 @@ SETTLED = 1e-6
 class Twin(nn.Module):
     """Differentiable twin of a feed-forward memristive network.
 
-    ``layers`` is an ``nn.Sequential`` of `Crossbar` and `CellTwin`, usable on its own with row voltages ``[T + 1, B, rows]``.
+    ``layers`` is an ``nn.Sequential`` of `Crossbar` and twins of cells (`CellTwin`, or
+    `LearnedTwin` where the cell has one), usable on its own with row voltages ``[T + 1, B, rows]``.
 
     Parameters
     ----------
@@ -79,11 +81,11 @@ class Twin(nn.Module):
             init = _initial(k, rows, self)
             layers.append(Crossbar(rows, columns, window=self.window, init=init, generator=generator, wires=wires))
             layers.append(
-                CellTwin(
+                make_cell_twin(
                     columns,
                     self.dt,
-                    cell=cells[k] or "mif",
-                    parameters=(parameters or {}).get(names[k]),
+                    cells[k] or "mif",
+                    (parameters or {}).get(names[k]),
                     dtype=dtype,
                     kernel=kernel,
                     **(options or {}).get(names[k], {}),
@@ -100,9 +102,9 @@ class Twin(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, Crossbar)]
 
     @property
-    def populations(self) -> list[CellTwin]:
+    def populations(self) -> list[PopulationTwin]:
         """Populations from the first hidden one to the output."""
-        return [layer for layer in self.layers if isinstance(layer, CellTwin)]
+        return [layer for layer in self.layers if isinstance(layer, PopulationTwin)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the time mean of the output membranes above their reference in V, ``[B, classes]``."""

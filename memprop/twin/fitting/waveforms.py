@@ -135,6 +135,33 @@ class CellWaveforms:
         """Return some runs, by number, in the given order."""
         return CellWaveforms(self.data.isel(run=np.asarray(runs)))
 
+    def joined(self, *others: CellWaveforms) -> CellWaveforms:
+        """Return these runs and those of ``others``, which must have the same times, states, parameters and cell.
+
+        Raises
+        ------
+        InputError: they are of another cell, or do not fit.
+        """
+        for other in others:
+            if other.data.attrs["cell_sha256"] != self.data.attrs["cell_sha256"]:
+                raise InputError(
+                    f"waveforms of cell {self.data.attrs['cell']} are to be joined with those of {other.data.attrs['cell']}, "
+                    "another netlist. Characterise one cell for all of them."
+                )
+        try:
+            both = xr.concat(
+                [self.data, *(o.data for o in others)],
+                "run",
+                join="exact",
+                combine_attrs="override",
+                data_vars="minimal",
+            )
+        except ValueError as error:
+            raise InputError(
+                f"waveforms do not fit together: {error}. Make them on the same times and states."
+            ) from error
+        return CellWaveforms(both)
+
     def save(self, path: Path) -> Path:
         """Write the file, whole or not at all; equal waveforms give equal bytes.
 

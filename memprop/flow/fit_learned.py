@@ -1,0 +1,227 @@
+"""What `memprop fit-cell --learned` does: learn a twin from waveforms alone, judge it, and store both together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from memprop.circuit.cell import Cell
+from memprop.errors import InputError
+from memprop.files import ensure_folder, write_json
+from memprop.flow.cell_decks import cell_deck
+from memprop.flow.characterise import FINER, CharacteriseSettings, characterise
+from memprop.flow.fit_cell import FIT, FORMAT, LONGER, TwinReport, judge, page_of, report_record, say_report
+from memprop.flow.stimuli import Drive
+from memprop.report.twin_figures import draw_page
+from memprop.spice.engine import make_engine
+from memprop.twin.fitting.metrics import SpikeRule, drift_of, spike_errors, usual_rule
+from memprop.twin.fitting.predict import predict, sampled
+from memprop.twin.fitting.waveforms import CellWaveforms, cell_digest
+from memprop.twin.learned.files import save_model
+from memprop.twin.learned.training import LearnedSettings, sequences, spans_of, train
+from memprop.twin.learned.twin import LearnedModel, LearnedTwin
+from memprop.twin.population import FOLDER
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FitLearnedSettings:
+    """How a twin is learned and judged."""
+
+    training: LearnedSettings = field(default_factory=LearnedSettings)
+    dt: float | None = None
+    """Step at which the twin is judged, in s; default two steps of the waveforms."""
+    rule: SpikeRule | None = None
+    engine: str | None = "ngspice"
+    """Engine of the long runs and of the time; None: neither is measured."""
+    long_runs: int = 5
+    timed_runs: int = 3
+    workers: int | None = None
+
+
+def learn_cell(
+    waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None
+) -> LearnedModel:
+    """Return a model of the cell, learned from the runs ``fit``; no errors are in it yet.
+
+    Raises
+    ------
+    InputError: no node besides the membrane is recorded, or the waveforms are of another cell, or of cells that differ.
+    TrainingError: the loss became no number.
+    """
+    _check(waveforms, cell)
+    fit = waveforms.part("fit")
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0  # simulators are no better; so that no noise is in files
+    span = spans_of(_states(fit), rest)
+    parts = [
+        sequences(_states(part), part.current, part.step, rest, span) for part in (fit, waveforms.part("validation"))
+    ]
+    weights = train(parts[0], parts[1], settings, say)
+    return model_of(waveforms, cell, settings, weights)
+
+
+def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, weights: Any) -> LearnedModel:
+    """Return the model of weights that were learned from the runs ``fit`` of waveforms."""
+    fit = waveforms.part("fit")
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0
+    span, step = spans_of(_states(fit), rest), fit.step / settings.parts
+    return LearnedModel(
+        cell.name, cell_digest(cell), ("mem", *fit.state_names), tuple(map(float, rest)), tuple(map(float, span)),
+        (step, step), (float(fit.current.min()), float(fit.current.max())),
+        (float(fit.mem.min()), float(fit.mem.max())), weights, {},
+    )  # fmt: skip
+
+
+def _check(waveforms: CellWaveforms, cell: Cell) -> None:
+    if waveforms.data.attrs["cell_sha256"] != cell_digest(cell):
+        raise InputError(
+            f"waveforms were made of another version of cell {cell.name}: its netlist or a device changed. "
+            "Make them again with `memprop characterise`."
+        )
+    if waveforms.parameters or np.ptp(waveforms.temperatures) > 0:
+        raise InputError(
+            f"waveforms of cell {cell.name} have parameters or temperatures that differ from run to run; a learned twin knows one "
+            "cell at one temperature. Characterise it without --spread and at one temperature."
+        )
+
+
+def _states(waveforms: CellWaveforms) -> Floats:
+    """Return membrane and other nodes in V, ``[S, run, T + 1]``."""
+    return np.concatenate([waveforms.mem[None], waveforms.states])
+
+
+def fit_learned(
+    cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, out: Path | None, console: Console
+) -> LearnedTwin:
+    """Learn a twin of a cell, judge it on runs held out, write it with fit.json and one page, and print the table.
+
+    Raises
+    ------
+    InputError, TrainingError: see `learn_cell`.
+    """
+    console.print(f"{cell.name}: learning from {waveforms.part('fit').runs} runs", highlight=False)
+    model = learn_cell(waveforms, cell, settings.training, lambda line: console.print(line, highlight=False))
+    return judge_learned(model, cell, waveforms, settings, out, console)
+
+
+def judge_learned(
+    model: LearnedModel, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, out: Path | None, console: Console,
+    long: CellWaveforms | None = None,
+) -> LearnedTwin:  # fmt: skip
+    """Judge a model on runs held out and on long ones; write it with its errors, fit.json and one page, and print the table.
+
+    ``long`` are waveforms of long runs; None: the engine of the settings makes some.
+    """
+    dt = settings.dt or 2 * waveforms.step
+    twin = LearnedTwin(1, dt, model=model, cell=cell, dtype=torch.float64)
+    report, found, true = judge(twin, waveforms, settings.rule)
+    errors = _errors(report, waveforms)
+    half, _, _ = judge(LearnedTwin(1, dt / 2, model=model, cell=cell, dtype=torch.float64), waveforms, settings.rule)
+    errors["normalised_rms_at_half_the_step"] = half.held_out.normalised
+    folder = ensure_folder(out or Path("runs") / cell.name / "learned")
+    if long is None and settings.engine is not None:
+        long = _long(twin, cell, waveforms, settings, folder, console)
+    if long is not None:
+        drift, more = long_errors(twin, long, settings.rule or usual_rule(waveforms.mem))
+        report, errors = replace(report, **drift), errors | more
+    if settings.engine is not None:
+        report = replace(report, **_timed(twin, cell, waveforms, settings))
+    model = replace(model, errors=errors)
+    save_model(model, folder / FOLDER)
+    write_json(folder / FIT, _record(model, report, waveforms))
+    title = f"{cell.name}: learned twin at {dt * 1e6:g} us, from waveforms of {waveforms.data.attrs['engine']}"
+    draw_page(folder / "learned.png", page_of(title, waveforms, found, true, report))
+    say_report(report, console)
+    for name, value in errors.items():
+        console.print(f"{name}: {value:.4g}", highlight=False)
+    console.print(f"twin: {folder / FOLDER}   page: {folder / 'learned.png'}", soft_wrap=True, markup=False)
+    return LearnedTwin(1, dt, model=model, cell=cell, dtype=torch.float64)
+
+
+def _errors(report: TwinReport, waveforms: CellWaveforms) -> dict[str, float]:
+    spikes = report.spikes
+    return {
+        "dt": report.dt, "normalised_rms": report.held_out.normalised, "rms": report.held_out.rms,
+        "runs": float(waveforms.part("held_out").runs), "spikes": float(spikes.true), "missed": float(spikes.missed),
+        "extra": float(spikes.extra), **_intervals(spikes.relative, ""),
+    }  # fmt: skip
+
+
+def _intervals(relative: Floats, prefix: str) -> dict[str, float]:
+    """Return how far spikes are off, over the time since the spike before."""
+    if not len(relative):
+        return {}
+    off = np.abs(relative)
+    return {
+        f"{prefix}spike_time_median": float(np.median(off)),
+        f"{prefix}spike_time_90_percent": float(np.quantile(off, 0.9)),
+    }
+
+
+def _long(
+    twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, folder: Path, console: Console
+) -> CellWaveforms:  # fmt: skip
+    """Return waveforms of runs ten times as long."""
+    stop = float(waveforms.time[-1])
+    corners = (len(waveforms.time) - 1) // FINER
+    rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
+    drive = Drive(*twin.model.current, stop * LONGER, rise, corners * LONGER)
+    long = CharacteriseSettings(drive, max(3, settings.long_runs), seed=1000, workers=settings.workers)
+    return characterise(cell, long, settings.engine or "ngspice", folder / "long", console)
+
+
+def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the entries of a report, and errors by name, of long runs under a twin of one cell."""
+    current, true = sampled(runs, twin.dt)
+    found = predict(twin, current)
+    grid = np.linspace(0.0, float(runs.time[-1]), true.shape[1])
+    spikes = spike_errors(runs, found, grid, rule)
+    drift = tuple(map(float, drift_of(found, true)))
+    errors = {
+        "long_duration": float(runs.time[-1]), "long_runs": float(runs.runs), "long_spikes": float(spikes.true),
+        "long_missed": float(spikes.missed), "long_extra": float(spikes.extra), **_intervals(spikes.relative, "long_"),
+        "long_normalised_rms": float(np.sqrt(((found - true) ** 2).mean()) / np.ptp(true)),
+    }  # fmt: skip
+    return {"drift": drift, "drift_duration": float(runs.time[-1])}, errors
+
+
+def _timed(twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings) -> dict[str, float]:
+    """Return how many times longer the engine takes than the twin, both run by turns here: twin on all runs, and on one."""
+    current, _ = sampled(waveforms, twin.dt)
+    corners = waveforms.current[:, ::FINER]
+    many, one = [], []
+    with closing(make_engine(settings.engine or "ngspice")) as engine:
+        for k in range(min(settings.timed_runs, waveforms.runs)):
+            deck = cell_deck(cell, waveforms.time[::FINER], corners[k : k + 1], [{}], waveforms.data.attrs["max_step"])
+            spice = _seconds(lambda deck=deck: engine.run(deck))
+            many.append(spice * len(current) / _seconds(lambda: predict(twin, current)))
+            one.append(spice / _seconds(lambda: predict(twin, current[:1])))
+    return {"ratio": float(np.median(many)), "ratio_single": float(np.median(one))}
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _record(model: LearnedModel, report: TwinReport, waveforms: CellWaveforms) -> dict[str, Any]:
+    attrs = waveforms.data.attrs
+    return {
+        "format": FORMAT, "kind": "learned", "cell": model.cell, "cell_sha256": model.cell_sha256, "dt": report.dt,
+        "states": list(model.states), "weights": sum(w.numel() for w in model.weights), "range": asdict(report.range),
+        "report": report_record(report), "errors": dict(model.errors),
+        "waveforms": {"engine": attrs["engine"], "seed": int(attrs["seed"]), "runs": waveforms.runs},
+        "versions": {"memprop": version("memprop"), "torch": torch.__version__, "numpy": np.__version__},
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Learned twins: neural state-space models of cells whose equations are not at hand, trained on waveforms alone."""
