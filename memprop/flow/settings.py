@@ -52,8 +52,6 @@ class RunSettings:
 
 _LARGE = BPTTConfig(25, rate_input=1.2e-7, rate_hidden=6e-7, dt=0.5e-6, patience=25)
 PRESETS: dict[str, RunSettings] = {
-    "mnist-large": RunSettings("mnist_mif_256", "mnist", (256,), learning=_LARGE),
-    "fashion-large": RunSettings("fashion_mif_256", "fashion", (256,), learning=_LARGE),
     "mnist": RunSettings("mnist_mif", "mnist", (100,), learning=BPTTConfig(dt=0.5e-6)),
     "fashion": RunSettings("fashion_mif", "fashion", (100,), learning=BPTTConfig(dt=0.5e-6)),
     "digits": RunSettings(
@@ -74,6 +72,8 @@ PRESETS: dict[str, RunSettings] = {
             patience=15,
         ),
     ),
+    "mnist-large": RunSettings("mnist_mif_256", "mnist", (256,), learning=_LARGE),
+    "fashion-large": RunSettings("fashion_mif_256", "fashion", (256,), learning=_LARGE),
 }
 """Settings that ``memprop train <name>`` starts from; what is large takes smaller steps, and more of them."""
 
