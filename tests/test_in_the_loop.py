@@ -276,6 +276,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     assert "as it comes" in result.output
+    assert "20%" in result.output
     return folder
 
 

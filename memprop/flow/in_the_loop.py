@@ -283,8 +283,19 @@ def tuned_table(found: Sequence[Tuned], name: str, engine: str) -> Table:
     table = Table("chip", *words, "time in SPICE", title=title, title_justify="left")
     for one in found:
         cells = [f"{100 * one.accuracy[key]:.2f} %" if key in one.accuracy else "-" for key in ROWS]
-        table.add_row(str(one.settings or "the design"), *cells, _time(one.history))
+        table.add_row(_words(one.settings), *cells, _time(one.history))
     return table
+
+
+def _words(chip: ChipSettings | None) -> str:
+    """Return a chip in few words, parameters of equal spread together; all of it stands in the summary."""
+    if chip is None:
+        return "the design"
+    alike: dict[float, list[str]] = {}
+    for name, value in chip.spread.parameters.items():
+        alike.setdefault(value, []).append(name)
+    words = [f"seed {chip.seed}", *([chip.corner] if chip.corner else [])]
+    return ", ".join([*words, *(f"{value:.0%} on {' '.join(names)}" for value, names in alike.items())])
 
 
 def _time(history: History | None) -> str:
