@@ -367,12 +367,11 @@ def in_the_loop(
         if twin_epochs
         else None
     )
-    learning = InTheLoopConfig(
-        epochs or 1, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images
-    )
-    settings = LoopSettings(
-        learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form), epochs > 0
-    )
+    learning = (
+        InTheLoopConfig(epochs, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images)
+        if epochs else None
+    )  # fmt: skip
+    settings = LoopSettings(learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form))
     in_the_loop(bundle, chips, settings, console, engine_name=engine, run=run, out=out)
 
 

@@ -17,7 +17,7 @@ from memprop.conductance.pair import ConductanceRange
 from memprop.deck.deck import Deck, Transient
 from memprop.deck.ngspice import make_deck
 from memprop.deck.vacask import vacask_deck
-from memprop.errors import InputError
+from memprop.errors import BundleError, InputError
 from memprop.export.scan import scan_cells
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.recording import Recording
@@ -97,6 +97,9 @@ def test_reader_knows_transistors_and_their_models() -> None:
 def test_bundle_may_hold_the_cell(tmp_path: Path) -> None:
     (tmp_path / "cells.inc").write_text(CELL.text, encoding="utf-8")
     scan_cells(tmp_path, "cells.inc")
+    (tmp_path / "cells.inc").write_text(CELL.text.replace("cinv inv", ".control\ncinv inv"), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"cells\.inc.*\.control"):
+        scan_cells(tmp_path, "cells.inc")
 
 
 def _network() -> Network:

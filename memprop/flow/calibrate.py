@@ -129,7 +129,7 @@ def stimulate(
         Farm(engine, settings.workers, cache=cache, timeout_s=settings.timeout_s) as farm,
         progress(f"neurons of {population.name} in SPICE", total, console) as advance,
     ):
-        name = farm.engine.name  # pyright: ignore[reportAttributeAccessIssue]
+        name = farm.engine.name
         with closing(farm.run(_jobs(population, groups, currents, drive))) as outcomes:
             for outcome in outcomes:
                 advance(tally.count(cached=outcome.cached, failed=outcome.error is not None))

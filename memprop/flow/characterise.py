@@ -174,7 +174,7 @@ def characterise(
         Farm(engine, settings.workers, cache=folder, timeout_s=settings.timeout_s) as farm,
         progress(f"{cell.name} in SPICE", len(runs), console) as advance,
     ):
-        name = farm.engine.name  # pyright: ignore[reportAttributeAccessIssue]
+        name = farm.engine.name
         with closing(farm.run(jobs(cell, settings, runs))) as outcomes:
             for outcome in outcomes:
                 advance(tally.count(cached=outcome.cached, failed=outcome.error is not None))

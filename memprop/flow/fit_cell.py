@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -120,11 +121,7 @@ def fit_cell(
     ------
     InputError: see `fit_parameters`; or the waveforms are of another version of the cell.
     """
-    if waveforms.data.attrs["cell_sha256"] != cell_digest(cell):
-        raise InputError(
-            f"waveforms were made of another version of cell {cell.name}: its netlist or a device changed. "
-            "Make them again with `memprop characterise`."
-        )
+    check_version(waveforms, cell)
     dt = settings.dt or waveforms.step * FINER
     found = fit_parameters(waveforms.part("fit"), cell, settings.free, dt)
     before, nominal, _ = judge(_nominal(cell, waveforms, dt), waveforms, settings.rule)
@@ -134,7 +131,7 @@ def fit_cell(
         values = {name: float(v[0]) for name, v in found.values.items()}
         twin = CellTwin(1, dt, cell=cell, parameters=values, dtype=torch.float64)
         after = replace(after, **_drift(twin, cell, waveforms, settings, folder, console))
-        after = replace(after, **_timed(cell, found, waveforms, settings))
+        after = replace(after, **timed(twin, cell, waveforms, settings.engine, settings.timed_runs))
     write_json(folder / FIT, record(found, before, after, waveforms))
     page = page_of(f"{cell.name}: grey box at {dt * 1e6:g} us, fitted to {waveforms.data.attrs['engine']}",
                    waveforms, fitted, true, after, nominal)  # fmt: skip
@@ -148,45 +145,62 @@ def _nominal(cell: Cell, waveforms: CellWaveforms, dt: float) -> CellTwin:
     return CellTwin(waveforms.runs, dt, cell=cell, parameters=waveforms.parameters, dtype=torch.float64)
 
 
+def check_version(waveforms: CellWaveforms, cell: Cell) -> None:
+    """Raise InputError unless waveforms were made of this version of the cell."""
+    if waveforms.data.attrs["cell_sha256"] != cell_digest(cell):
+        raise InputError(
+            f"waveforms were made of another version of cell {cell.name}: its netlist or a device changed. "
+            "Make them again with `memprop characterise`."
+        )
+
+
+def long_waveforms(
+    cell: Cell, waveforms: CellWaveforms, runs: int, engine: str, workers: int | None, folder: Path, console: Console,
+    drive: Drive | None = None,
+) -> CellWaveforms:  # fmt: skip
+    """Return waveforms of runs ten times as long, under currents of the range of ``waveforms`` or under another drive."""
+    corners, stop = (len(waveforms.time) - 1) // FINER, float(waveforms.time[-1])
+    rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
+    known = range_of(waveforms.part("fit")).current
+    wanted = drive or Drive(*known, stop * LONGER, rise, corners * LONGER)
+    return characterise(
+        cell, CharacteriseSettings(wanted, max(3, runs), seed=1000, workers=workers), engine, folder / "long", console
+    )
+
+
 def _drift(
     twin: CellTwin, cell: Cell, waveforms: CellWaveforms, settings: FitCellSettings, folder: Path, console: Console
 ) -> dict[str, Any]:
-    """Return the drift of a twin of one cell on runs ten times as long, its state predicted all along."""
-    corners = (len(waveforms.time) - 1) // FINER
-    stop, known = float(waveforms.time[-1]), range_of(waveforms)
-    rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
-    drive = settings.fallback or Drive(*known.current, stop * LONGER, rise, corners * LONGER)
-    long = CharacteriseSettings(drive, max(3, settings.long_runs), seed=1000, workers=settings.workers)
-    runs = characterise(cell, long, settings.engine or "ngspice", folder / "long", console)
+    """Return the drift of a twin of one cell on long runs, its state predicted all along."""
+    runs = long_waveforms(
+        cell, waveforms, settings.long_runs, settings.engine or "ngspice", settings.workers, folder, console, settings.fallback
+    )  # fmt: skip
     current, true = sampled(runs, twin.dt)
-    return {"drift": tuple(map(float, drift_of(predict(twin, current), true))), "drift_duration": drive.duration}
+    drift = tuple(map(float, drift_of(predict(twin, current), true)))
+    return {"drift": drift, "drift_duration": float(runs.time[-1])}
 
 
-def _timed(cell: Cell, found: GreyBoxFit, waveforms: CellWaveforms, settings: FitCellSettings) -> dict[str, float]:
-    """Return how many times longer the engine takes than the twin, both run by turns here: twin on all runs, and on one."""
-    part = waveforms.take(np.flatnonzero(waveforms.splits == "held_out")[: max(1, settings.timed_runs)])
-    alone = {name: float(v[0]) for name, v in found.values.items()}
-    single = CellTwin(1, found.dt, cell=cell, parameters=alone, dtype=torch.float64)
-    current, _ = sampled(waveforms, found.dt)
+def timed(twin: TwinOfCells, cell: Cell, waveforms: CellWaveforms, engine_name: str, most: int) -> dict[str, float]:
+    """Return how many times longer the engine takes than a twin of one cell, both run by turns here: on all runs, and on one."""
+    part = waveforms.take(np.flatnonzero(waveforms.splits == "held_out")[: max(1, most)])
+    current, _ = sampled(waveforms, twin.dt)
+    predict(twin, current)  # a kernel may have to be built
     many, one = [], []
-    with closing(make_engine(settings.engine or "ngspice")) as engine:
+    with closing(make_engine(engine_name)) as engine:
         for k in range(part.runs):
             given = {name: float(v[k]) for name, v in part.parameters.items()}
-            deck = cell_deck(
-                cell, part.time[::FINER], part.current[k : k + 1, ::FINER], [given], part.data.attrs["max_step"]
-            )
-            start = time.perf_counter()
-            engine.run(deck)
-            spice = time.perf_counter() - start
-            predict(single, current)  # a kernel may have to be built
-            start = time.perf_counter()
-            predict(single, current)
-            all_runs = time.perf_counter() - start
-            start = time.perf_counter()
-            predict(single, current[:1])
-            many.append(spice / (all_runs / len(current)))
-            one.append(spice / (time.perf_counter() - start))
+            corners = part.current[k : k + 1, ::FINER]
+            deck = cell_deck(cell, part.time[::FINER], corners, [given], part.data.attrs["max_step"])
+            spice = _seconds(lambda deck=deck: engine.run(deck))
+            many.append(spice * len(current) / _seconds(lambda: predict(twin, current)))
+            one.append(spice / _seconds(lambda: predict(twin, current[:1])))
     return {"ratio": float(np.median(many)), "ratio_single": float(np.median(one))}
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def record(found: GreyBoxFit, before: TwinReport, after: TwinReport, waveforms: CellWaveforms) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +16,19 @@ from rich.console import Console
 from memprop.circuit.cell import Cell
 from memprop.errors import InputError
 from memprop.files import ensure_folder, write_json
-from memprop.flow.cell_decks import cell_deck
-from memprop.flow.characterise import FINER, CharacteriseSettings, characterise
-from memprop.flow.fit_cell import FIT, FORMAT, LONGER, TwinReport, judge, page_of, report_record, say_report
-from memprop.flow.stimuli import Drive
+from memprop.flow.fit_cell import (
+    FIT,
+    FORMAT,
+    TwinReport,
+    check_version,
+    judge,
+    long_waveforms,
+    page_of,
+    report_record,
+    say_report,
+    timed,
+)
 from memprop.report.twin_figures import draw_page
-from memprop.spice.engine import make_engine
 from memprop.twin.fitting.metrics import SpikeRule, drift_of, spike_errors, usual_rule
 from memprop.twin.fitting.predict import predict, sampled
 from memprop.twin.fitting.waveforms import CellWaveforms, cell_digest
@@ -62,8 +67,7 @@ def learn_cell(
     """
     _check(waveforms, cell)
     fit = waveforms.part("fit")
-    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0  # simulators are no better; so that no noise is in files
-    span = spans_of(_states(fit), rest)
+    rest, span = _box(fit)
     parts = [
         sequences(_states(part), part.current, part.step, rest, span) for part in (fit, waveforms.part("validation"))
     ]
@@ -74,8 +78,7 @@ def learn_cell(
 def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, weights: Any) -> LearnedModel:
     """Return the model of weights that were learned from the runs ``fit`` of waveforms."""
     fit = waveforms.part("fit")
-    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0
-    span, step = spans_of(_states(fit), rest), fit.step / settings.parts
+    (rest, span), step = _box(fit), fit.step / settings.parts
     return LearnedModel(
         cell.name, cell_digest(cell), ("mem", *fit.state_names), tuple(map(float, rest)), tuple(map(float, span)),
         (step, step), (float(fit.current.min()), float(fit.current.max())),
@@ -84,16 +87,18 @@ def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, we
 
 
 def _check(waveforms: CellWaveforms, cell: Cell) -> None:
-    if waveforms.data.attrs["cell_sha256"] != cell_digest(cell):
-        raise InputError(
-            f"waveforms were made of another version of cell {cell.name}: its netlist or a device changed. "
-            "Make them again with `memprop characterise`."
-        )
+    check_version(waveforms, cell)
     if waveforms.parameters or np.ptp(waveforms.temperatures) > 0:
         raise InputError(
             f"waveforms of cell {cell.name} have parameters or temperatures that differ from run to run; a learned twin knows one "
             "cell at one temperature. Characterise it without --spread and at one temperature."
         )
+
+
+def _box(fit: CellWaveforms) -> tuple[Floats, Floats]:
+    """Return the states at rest and the spans in V, ``[S]``, of what is learned from."""
+    rest = np.round(_states(fit)[:, :, 0].mean(1), 6) + 0.0  # simulators are no better; so that no noise is in files
+    return rest, spans_of(_states(fit), rest)
 
 
 def _states(waveforms: CellWaveforms) -> Floats:
@@ -131,12 +136,12 @@ def judge_learned(
     errors["normalised_rms_at_half_the_step"] = half.held_out.normalised
     folder = ensure_folder(out or Path("runs") / cell.name / "learned")
     if long is None and settings.engine is not None:
-        long = _long(twin, cell, waveforms, settings, folder, console)
+        long = long_waveforms(cell, waveforms, settings.long_runs, settings.engine, settings.workers, folder, console)
     if long is not None:
         drift, more = long_errors(twin, long, settings.rule or usual_rule(waveforms.mem))
         report, errors = replace(report, **drift), errors | more
     if settings.engine is not None:
-        report = replace(report, **_timed(twin, cell, waveforms, settings))
+        report = replace(report, **timed(twin, cell, waveforms, settings.engine, settings.timed_runs))
     model = replace(model, errors=errors)
     save_model(model, folder / FOLDER)
     write_json(folder / FIT, _record(model, report, waveforms))
@@ -169,18 +174,6 @@ def _intervals(relative: Floats, prefix: str) -> dict[str, float]:
     }
 
 
-def _long(
-    twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings, folder: Path, console: Console
-) -> CellWaveforms:  # fmt: skip
-    """Return waveforms of runs ten times as long."""
-    stop = float(waveforms.time[-1])
-    corners = (len(waveforms.time) - 1) // FINER
-    rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
-    drive = Drive(*twin.model.current, stop * LONGER, rise, corners * LONGER)
-    long = CharacteriseSettings(drive, max(3, settings.long_runs), seed=1000, workers=settings.workers)
-    return characterise(cell, long, settings.engine or "ngspice", folder / "long", console)
-
-
 def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the entries of a report, and errors by name, of long runs under a twin of one cell."""
     current, true = sampled(runs, twin.dt)
@@ -194,26 +187,6 @@ def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tupl
         "long_normalised_rms": float(np.sqrt(((found - true) ** 2).mean()) / np.ptp(true)),
     }  # fmt: skip
     return {"drift": drift, "drift_duration": float(runs.time[-1])}, errors
-
-
-def _timed(twin: LearnedTwin, cell: Cell, waveforms: CellWaveforms, settings: FitLearnedSettings) -> dict[str, float]:
-    """Return how many times longer the engine takes than the twin, both run by turns here: twin on all runs, and on one."""
-    current, _ = sampled(waveforms, twin.dt)
-    corners = waveforms.current[:, ::FINER]
-    many, one = [], []
-    with closing(make_engine(settings.engine or "ngspice")) as engine:
-        for k in range(min(settings.timed_runs, waveforms.runs)):
-            deck = cell_deck(cell, waveforms.time[::FINER], corners[k : k + 1], [{}], waveforms.data.attrs["max_step"])
-            spice = _seconds(lambda deck=deck: engine.run(deck))
-            many.append(spice * len(current) / _seconds(lambda: predict(twin, current)))
-            one.append(spice / _seconds(lambda: predict(twin, current[:1])))
-    return {"ratio": float(np.median(many)), "ratio_single": float(np.median(one))}
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _record(model: LearnedModel, report: TwinReport, waveforms: CellWaveforms) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class LoopSettings:
     InputError: no test image.
     """
 
-    learning: InTheLoopConfig
+    learning: InTheLoopConfig | None
+    """Learning in the loop; None: the chip is written once."""
     test: int = 500
     """Test images on which design and chips are judged in SPICE."""
     workers: int | None = None
@@ -66,13 +67,11 @@ class LoopSettings:
     """Training on the twin before the chip is written for the first time; None: the targets are those of the design."""
     form: Form = "reduced"
     """Netlist form of chip and design."""
-    loop: bool = True
-    """Whether the chip learns in the loop after that."""
 
     def __post_init__(self) -> None:
         if self.test < 1:
             raise InputError(f"test = {self.test}: at least 1 test image is needed.")
-        if not (self.loop or self.on_twin):
+        if not (self.learning or self.on_twin):
             raise InputError(
                 "neither epochs in the loop nor on the twin: nothing would be learned. Ask for one of them."
             )
@@ -117,7 +116,8 @@ class _Design:
                     f"{loop.calibrated} has other populations than {network.name}. Calibrate a chip of this design."
                 )
             network = replace(network, populations=measured.populations)
-        return from_network(network, self.encoder, loop.learning.dt or self.manifest.dt)
+        step = (loop.learning and loop.learning.dt) or (loop.on_twin and loop.on_twin.dt) or self.manifest.dt
+        return from_network(network, self.encoder, step)
 
 
 def in_the_loop(
@@ -158,7 +158,7 @@ def in_the_loop(
             "test_images": settings.test,
             "versions": versions(engine),
         }
-    learning = asdict(settings.learning)
+    learning = None if settings.learning is None else asdict(settings.learning)
     twin = None if settings.on_twin is None else asdict(settings.on_twin)
     write_json(
         folder / "summary.json",
@@ -195,22 +195,22 @@ def _tune(
     if loop.on_twin is not None:
         fit(twin, design.data, loop.on_twin, checkpoint=folder / TWIN_CHECKPOINT)
         judge("calibrated", _programmed(chip, twin), folder)
-    if loop.loop:
-        history = _learn(twin, chip, design, loop, engine, folder, console)
+    if loop.learning is not None:
+        history = _learn(twin, chip, design, loop, loop.learning, engine, folder, console)
         judge("tuned", _programmed(chip, twin), folder)
         training_curve(folder / "training.png", history.loss, history.validation)
     return Tuned(settings, accuracy, failed, history)
 
 
 def _learn(
-    twin: Twin, chip: Chip, design: _Design, loop: LoopSettings, engine: Engine, folder: Path, console: Console
-) -> History:
+    twin: Twin, chip: Chip, design: _Design, loop: LoopSettings, learning: InTheLoopConfig, engine: Engine, folder: Path,
+    console: Console,
+) -> History:  # fmt: skip
     names = [projection.name for projection in design.network.projections]
 
     def program(pairs: Pairs) -> Network:
         return chip.program(dict(zip(names, pairs, strict=True)))
 
-    learning = loop.learning
     count = min(learning.images or 10**9, len(design.data.train.labels) - learning.validation)
     steps = learning.epochs * math.ceil(count / learning.batch)
     plant = SpicePlant(
@@ -255,7 +255,7 @@ def _export(
 ) -> None:
     """Write the tuned chip as a bundle with the testbenches of the design's images."""
     twin = design.twin(loop)
-    _load_best(twin, folder / (CHECKPOINT if loop.loop else TWIN_CHECKPOINT))
+    _load_best(twin, folder / (CHECKPOINT if loop.learning else TWIN_CHECKPOINT))
     network = replace(_programmed(make_chip(design.network, settings), twin), name=f"{design.network.name}_tuned")
     images = list(dict.fromkeys(bench.image for bench in design.manifest.testbenches))
     spice = SpiceSettings(max_step=design.manifest.max_step, dt=design.manifest.dt, timeout_s=loop.timeout_s)
