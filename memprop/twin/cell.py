@@ -286,8 +286,8 @@ class CellTwin(nn.Module):
     def _blocks(self, states: Mapping[str, Tensor], like: Tensor) -> list[Tensor]:
         """Return device states as `Prepared.follow` takes them: per group ``[T, S, D, B, N]``."""
         groups = self._plan.groups if self._plan else ()
-        names = {i.node(s) for group in groups for i in group.instances for s in group.states}
-        if missing := sorted(names - set(states)):
+        names = self.state_names
+        if missing := [name for name in names if name not in states]:
             raise InputError(
                 f"cell {self.cell.name}: state '{missing[0]}' was not measured. Measure all of {', '.join(names)}."
             )

@@ -1,0 +1,5 @@
+"""``python -m memprop.cli``."""
+
+from memprop.cli import main
+
+main()
