@@ -24,6 +24,7 @@ from memprop.spice.ngspice import NgspiceEngine
 from memprop.twin.assemble import read_circuit
 from memprop.twin.cell import CellState, CellTwin
 from memprop.twin.exponential import phi1, phi2
+from memprop.twin.prepared import Prepared
 from memprop.twin.splitting import UnsplittableError, split
 
 torch.set_num_threads(1)
@@ -266,7 +267,7 @@ def test_second_order_whatever_the_sign_of_the_conductance(lines: str, following
         twin = CellTwin(1, dt, cell=cell, dtype=F64)
         current = pulse(dt, 40e-6, 5e-6, 10e-6)
         assert twin._plan is not None
-        assert twin._plan.prepare(twin._values(), twin.supplies, dt, twin.rest).following == (
+        assert Prepared(twin._plan, twin._values(), twin.supplies, dt, twin.rest).following == (
             following or "-2e5" in lines
         )
         errors.append(abs(float(membrane(cell, dt, current, "auto")[-1] - exact)))

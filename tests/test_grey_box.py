@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from memprop.circuit.cell import find_cell, load_cell
 from memprop.circuit.network import Network, Projection, population_of
 from memprop.cli import app
 from memprop.conductance.pair import ConductanceRange
-from memprop.errors import InputError, RangeWarning
+from memprop.errors import InputError
 from memprop.export.bundle import load_bundle
 from memprop.flow.calibrate import CalibrationSettings, calibrate_network, choose, usual_drive
 from memprop.flow.calibration_report import record, recovery
@@ -33,14 +32,11 @@ from memprop.twin.cell import CellTwin
 from memprop.twin.fitting.design import design_stimuli
 from memprop.twin.fitting.grey_box import fit_parameters
 from memprop.twin.fitting.metrics import (
-    Range,
     SpikeRule,
     drift_of,
-    outside,
     range_of,
     spike_errors,
     spike_times,
-    warn_outside,
 )
 from memprop.twin.fitting.predict import predict
 from memprop.twin.fitting.waveforms import CellWaveforms, make_waveforms
@@ -199,18 +195,6 @@ def test_drift_is_the_error_of_each_tenth() -> None:
     true = np.zeros((2, 100))
     found = np.tile(np.repeat(np.arange(10.0), 10), (2, 1))
     assert drift_of(found, true).tolist() == list(range(10))
-
-
-def test_range_says_what_leaves_it_and_warns() -> None:
-    known = Range((-1e-5, 2e-5), (-0.5, 0.3), (27.0, 27.0))
-    assert outside(known, [-1e-5, 2e-5], [0.3]) is None
-    assert outside(known, [3e-5], [0.0]) == "current from 3e-05 to 3e-05 A, fitted from -1e-05 to 2e-05 A"
-    assert "membrane from nan" in str(outside(known, [0.0], [np.nan]))
-    with pytest.warns(RangeWarning, match="twin of mif works where it was not fitted: membrane from -2 to 0 V"):
-        assert warn_outside("mif", known, np.zeros(2), np.array([-2.0, 0.0]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not warn_outside("mif", known, np.zeros(2), np.zeros(2))
 
 
 def test_rule_is_read_from_text() -> None:

@@ -22,7 +22,7 @@ from memprop.flow.fit_learned import FitLearnedSettings, fit_learned, learn_cell
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.twin.cell import CellTwin
 from memprop.twin.fitting.metrics import SpikeRule, spike_times
-from memprop.twin.fitting.waveforms import CellWaveforms, cell_digest, make_waveforms
+from memprop.twin.fitting.waveforms import CellWaveforms, make_waveforms
 from memprop.twin.learned import core
 from memprop.twin.learned.core import Weights, fresh, roll, settled
 from memprop.twin.learned.files import ABOUT, WEIGHTS, load_model, save_model
@@ -38,7 +38,7 @@ def random_model(seed: int = 0) -> LearnedModel:
     """Return an untrained model of two states besides the membrane."""
     weights = fresh(3, 8, seed)
     return LearnedModel(
-        CELL.name, cell_digest(CELL), ("mem", "inv", "out"), (0.1, 1.8, 0.0), (1.5, 2.0, 1.9), (5e-8, 1.5e-7), (-1e-5, 1e-5),
+        CELL.name, CELL.digest, ("mem", "inv", "out"), (0.1, 1.8, 0.0), (1.5, 2.0, 1.9), (5e-8, 1.5e-7), (-1e-5, 1e-5),
         (-1.0, 1.2), weights._replace(kick=torch.tensor([0.02, 0.0, 0.005])), {"normalised_rms": 0.5},
     )  # fmt: skip
 
@@ -184,7 +184,7 @@ def test_wrong_shape_and_size_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("current", "dt", "words"),
-    [(3e-5, 1e-7, "current from 0 to 3e-05 A, learned from -1e-05 to 1e-05 A"), (1e-6, 1e-8, "time step from 1e-08 to 1e-08 s")],
+    [(3e-5, 1e-7, "current from 0 to 3e-05 A, fitted from -1e-05 to 1e-05 A"), (1e-6, 1e-8, "time step from 1e-08 to 1e-08 s")],
 )  # fmt: skip
 def test_leaving_the_range_warns_once_with_values(current: float, dt: float, words: str) -> None:
     drive = torch.full((4, 1, 2), current, dtype=torch.float64)

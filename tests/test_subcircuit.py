@@ -23,7 +23,8 @@ from memprop.device.card import Parameter
 from memprop.device.equations import GROUND, TEMPERATURE, Equations, Flow, probe
 from memprop.device.functions import LIMIT, absolute, limexp, maximum, minimum
 from memprop.device.library import load_device
-from memprop.device.subcircuit import RESERVED, number, subcircuit, wrapped
+from memprop.device.subcircuit import RESERVED, subcircuit, wrapped
+from memprop.device.subcircuit_text import number
 from memprop.errors import InputError
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.raw import read_raw

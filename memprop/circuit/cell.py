@@ -16,7 +16,7 @@ from PySpice.Spice.Netlist import SubCircuit
 from memprop.device.card import Parameter, Strict, merge, read_card
 from memprop.device.library import DeviceModel, load_device
 from memprop.errors import InputError
-from memprop.files import inside, shipped
+from memprop.files import inside, sha256, shipped
 
 PORTS = {"neuron": ("mem", "e1", "e2", "ref"), "synapse": ("rp", "rn", "col")}
 """Ports of each kind of cell, in order."""
@@ -155,6 +155,11 @@ class Cell:
     def text(self) -> str:
         """Netlist of the subcircuit."""
         return str(self.subcircuit)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the netlist and of its devices in Verilog-A."""
+        return sha256("\0".join([self.text, *(device.text for device in self.devices().values())]))
 
     def values(self, size: int, changes: Mapping[str, ArrayLike]) -> dict[str, Any]:
         """Return the parameters of ``size`` instances: numbers, or float64 arrays ``[size]`` where they differ.

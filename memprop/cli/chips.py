@@ -71,17 +71,27 @@ def in_the_loop(
     ] = 0,
     epochs: Annotated[
         int, typer.Option(help="Passes over the training images in the loop; 0: transfer only.", min=0)
-    ] = 5,
+    ] = 10,
     images: Annotated[int, typer.Option(help="Training images that the chip sees.", min=1)] = 2000,
     batch: Annotated[int, typer.Option(help="Images between two updates.", min=1)] = 50,
     validation: Annotated[int, typer.Option(help="Training images held out to choose the best epoch.", min=1)] = 200,
     rate_input: Annotated[float, typer.Option(help="Peak learning rate of the first crossbar, in S.")] = 2e-8,
     rate_hidden: Annotated[float, typer.Option(help="Peak learning rate of the other crossbars, in S.")] = 2e-7,
+    shift: Annotated[
+        int | None,
+        typer.Option(
+            help="Training images move by up to so many pixels; default 1, of images below 20 pixels 0.", min=0
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="Membrane difference in V that changes a probability e-fold.")
     ] = 3e-3,
     test: Annotated[int, typer.Option(help="Test images on which design and chip are judged.", min=1)] = 500,
     states: Annotated[bool, typer.Option(help="Measure device states besides the membranes.")] = True,
+    fit: Annotated[
+        Path | None,
+        typer.Option(help="Fit of the cell by `memprop fit-cell`, for the twin; widened where it leaves its range."),
+    ] = None,
     form: Annotated[str, typer.Option(help="reduced, full or naive.")] = "reduced",
     engine: EngineName = "vacask",
     workers: Workers = None,
@@ -110,10 +120,14 @@ def in_the_loop(
         else None
     )
     learning = (
-        InTheLoopConfig(epochs, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images)
+        InTheLoopConfig(
+            epochs, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images
+        )
         if epochs else None
     )  # fmt: skip
-    settings = LoopSettings(learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form))
+    settings = LoopSettings(
+        learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form), fit, shift
+    )
     in_the_loop(bundle, chips, settings, console, engine_name=engine, run=run, out=out)
 
 

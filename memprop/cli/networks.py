@@ -21,6 +21,12 @@ def train(
     cell: Annotated[
         str | None, typer.Option(help="Neuron cell: a shipped one, or a folder with cell.cir and cell.toml.")
     ] = None,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fit of the cell by `memprop fit-cell`; the twin has it, and a wider one where it leaves its range."
+        ),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<name>.")] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default netlists/<name>.")] = None,
     images: Annotated[
@@ -50,6 +56,7 @@ def train(
         hidden=tuple(hidden) if hidden else base.hidden,
         learning=learning,
         cell=cell or base.cell,
+        fit=None if fit is None else str(fit),
         wires=base.wires if wire_resistance is None else parse_wires(wire_resistance),
     )
     summary = train_loop(

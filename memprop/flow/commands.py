@@ -36,9 +36,10 @@ from memprop.flow.loop import (
 )
 from memprop.flow.proof_cell import Proof, cell_proofs
 from memprop.flow.proof_gradient import gradient_proof
-from memprop.flow.settings import RunSettings
+from memprop.flow.settings import TRUST, RunSettings
 from memprop.flow.simulate import ImageResult, SpiceResults, SpiceSettings, image_order, simulate_images
 from memprop.flow.train import load_trained, train
+from memprop.flow.trust import TrustRegion
 from memprop.learn.training import History, Progress
 from memprop.report import figures
 from memprop.report.progress import Tally, progress
@@ -64,7 +65,7 @@ def train_loop(
         clock = Clock()
         data = load(settings.dataset)
         clock.lap("data")
-        twin, history = _train(settings, data, run, console)
+        twin, history = _train(settings, data, run, console, engine_name)
         clock.lap("training", sum(history.seconds))
         correct = twin_accuracy(twin, data)
         clock.lap("twin on the test set")
@@ -110,14 +111,15 @@ def _both_forms(
     return reduced, full
 
 
-def _train(settings: RunSettings, data: Images, run: Path, console: Console) -> tuple[Twin, History]:
+def _train(settings: RunSettings, data: Images, run: Path, console: Console, engine: str) -> tuple[Twin, History]:
+    trust = None if settings.fit is None else TrustRegion(run / TRUST, Path(settings.fit), engine, console)
     steps = -(-(len(data.train.labels) - settings.learning.validation) // settings.learning.batch)
     with progress("training", settings.learning.epochs * steps, console) as advance:
 
         def on_step(at: Progress) -> None:
             advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
 
-        return train(settings, data, run, on_step)
+        return train(settings, data, run, on_step, trust)
 
 
 def simulate(

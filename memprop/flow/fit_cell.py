@@ -22,14 +22,14 @@ from memprop.errors import InputError
 from memprop.files import ensure_folder, write_json
 from memprop.flow.cell_decks import cell_deck
 from memprop.flow.characterise import FINER, CharacteriseSettings, characterise
-from memprop.flow.stimuli import Drive
+from memprop.flow.stimuli import Drive, rise_of
 from memprop.report.twin_figures import TwinPage, draw_page
 from memprop.spice.engine import make_engine
 from memprop.twin.cell import CellTwin
+from memprop.twin.fitted import FIT, FORMAT, GREY_BOX
 from memprop.twin.fitting.grey_box import GreyBoxFit, fit_parameters
 from memprop.twin.fitting.metrics import (
     Errors,
-    Range,
     SpikeErrors,
     SpikeRule,
     drift_of,
@@ -39,11 +39,10 @@ from memprop.twin.fitting.metrics import (
     usual_rule,
 )
 from memprop.twin.fitting.predict import TwinOfCells, predict, sampled
-from memprop.twin.fitting.waveforms import CellWaveforms, cell_digest
+from memprop.twin.fitting.waveforms import CellWaveforms
+from memprop.twin.ranges import Range
 
 Floats = NDArray[np.float64]
-FIT = "fit.json"
-FORMAT = 1
 LONGER = 10
 """Length of the runs that show drift, in runs of the fit."""
 
@@ -147,7 +146,7 @@ def _nominal(cell: Cell, waveforms: CellWaveforms, dt: float) -> CellTwin:
 
 def check_version(waveforms: CellWaveforms, cell: Cell) -> None:
     """Raise InputError unless waveforms were made of this version of the cell."""
-    if waveforms.data.attrs["cell_sha256"] != cell_digest(cell):
+    if waveforms.data.attrs["cell_sha256"] != cell.digest:
         raise InputError(
             f"waveforms were made of another version of cell {cell.name}: its netlist or a device changed. "
             "Make them again with `memprop characterise`."
@@ -160,9 +159,8 @@ def long_waveforms(
 ) -> CellWaveforms:  # fmt: skip
     """Return waveforms of runs ten times as long, under currents of the range of ``waveforms`` or under another drive."""
     corners, stop = (len(waveforms.time) - 1) // FINER, float(waveforms.time[-1])
-    rise = stop / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
     known = range_of(waveforms.part("fit")).current
-    wanted = drive or Drive(*known, stop * LONGER, rise, corners * LONGER)
+    wanted = drive or Drive(*known, stop * LONGER, rise_of(cell, stop), corners * LONGER)
     return characterise(
         cell, CharacteriseSettings(wanted, max(3, runs), seed=1000, workers=workers), engine, folder / "long", console
     )
@@ -215,10 +213,19 @@ def record(found: GreyBoxFit, before: TwinReport, after: TwinReport, waveforms: 
         for k, name in enumerate(found.free)
     }  # fmt: skip
     return {
-        "format": FORMAT, "kind": "grey box", "cell": found.cell.name, "cell_sha256": attrs["cell_sha256"], "dt": found.dt,
+        "format": FORMAT, "kind": GREY_BOX, "cell": found.cell.name, "cell_sha256": attrs["cell_sha256"], "dt": found.dt,
         "parameters": parameters, "range": asdict(after.range), "report": report_record(after), "nominal": report_record(before),
-        "waveforms": {"engine": attrs["engine"], "seed": int(attrs["seed"]), "runs": waveforms.runs},
+        "waveforms": waveforms_record(waveforms),
         "versions": {"memprop": version("memprop"), "torch": torch.__version__, "numpy": np.__version__},
+    }  # fmt: skip
+
+
+def waveforms_record(waveforms: CellWaveforms) -> dict[str, Any]:
+    """Return where a fit's waveforms came from, and what their runs were like."""
+    attrs, corners = waveforms.data.attrs, (len(waveforms.time) - 1) // FINER
+    return {
+        "engine": attrs["engine"], "seed": int(attrs["seed"]), "runs": waveforms.runs, "duration": float(waveforms.time[-1]),
+        "corners": corners,
     }  # fmt: skip
 
 

@@ -17,8 +17,6 @@ from memprop.circuit.cell import Cell
 from memprop.errors import InputError
 from memprop.files import ensure_folder, write_json
 from memprop.flow.fit_cell import (
-    FIT,
-    FORMAT,
     TwinReport,
     check_version,
     judge,
@@ -27,11 +25,13 @@ from memprop.flow.fit_cell import (
     report_record,
     say_report,
     timed,
+    waveforms_record,
 )
 from memprop.report.twin_figures import draw_page
+from memprop.twin.fitted import FIT, FORMAT, LEARNED
 from memprop.twin.fitting.metrics import SpikeRule, drift_of, spike_errors, usual_rule
 from memprop.twin.fitting.predict import predict, sampled
-from memprop.twin.fitting.waveforms import CellWaveforms, cell_digest
+from memprop.twin.fitting.waveforms import CellWaveforms
 from memprop.twin.learned.files import save_model
 from memprop.twin.learned.training import LearnedSettings, sequences, spans_of, train
 from memprop.twin.learned.twin import LearnedModel, LearnedTwin
@@ -80,7 +80,7 @@ def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, we
     fit = waveforms.part("fit")
     (rest, span), step = _box(fit), fit.step / settings.parts
     return LearnedModel(
-        cell.name, cell_digest(cell), ("mem", *fit.state_names), tuple(map(float, rest)), tuple(map(float, span)),
+        cell.name, cell.digest, ("mem", *fit.state_names), tuple(map(float, rest)), tuple(map(float, span)),
         (step, step), (float(fit.current.min()), float(fit.current.max())),
         (float(fit.mem.min()), float(fit.mem.max())), weights, {},
     )  # fmt: skip
@@ -190,11 +190,10 @@ def long_errors(twin: LearnedTwin, runs: CellWaveforms, rule: SpikeRule) -> tupl
 
 
 def _record(model: LearnedModel, report: TwinReport, waveforms: CellWaveforms) -> dict[str, Any]:
-    attrs = waveforms.data.attrs
     return {
-        "format": FORMAT, "kind": "learned", "cell": model.cell, "cell_sha256": model.cell_sha256, "dt": report.dt,
+        "format": FORMAT, "kind": LEARNED, "cell": model.cell, "cell_sha256": model.cell_sha256, "dt": report.dt,
         "states": list(model.states), "weights": sum(w.numel() for w in model.weights), "range": asdict(report.range),
         "report": report_record(report), "errors": dict(model.errors),
-        "waveforms": {"engine": attrs["engine"], "seed": int(attrs["seed"]), "runs": waveforms.runs},
+        "waveforms": waveforms_record(waveforms),
         "versions": {"memprop": version("memprop"), "torch": torch.__version__, "numpy": np.__version__},
     }  # fmt: skip

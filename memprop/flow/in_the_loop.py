@@ -26,8 +26,10 @@ from memprop.files import ensure_folder, write_json
 from memprop.flow.commands import simulate
 from memprop.flow.loop import export_bundle, first_failure, versions
 from memprop.flow.plant import SpicePlant
+from memprop.flow.settings import TRUST
 from memprop.flow.simulate import SpiceSettings, image_order
 from memprop.flow.spread import ChipSettings, make_chip
+from memprop.flow.trust import TrustRegion
 from memprop.learn.bptt import BPTTConfig, fit
 from memprop.learn.checkpoint import load_checkpoint
 from memprop.learn.in_the_loop import InTheLoopConfig, fit_in_the_loop
@@ -40,6 +42,8 @@ from memprop.twin.network import Twin, from_network
 
 CHECKPOINT = "in_the_loop.safetensors"
 TWIN_CHECKPOINT = "on_the_twin.safetensors"
+SHIFTED = 20
+"""Pixels a side from which on a shift by one pixel leaves an image what it is."""
 ROWS = ("ideal", "plain", "calibrated", "tuned")
 
 
@@ -67,6 +71,10 @@ class LoopSettings:
     """Training on the twin before the chip is written for the first time; None: the targets are those of the design."""
     form: Form = "reduced"
     """Netlist form of chip and design."""
+    fit: Path | None = None
+    """Fit of the cell that the twin begins with; in the loop it is fitted anew where it leaves its range."""
+    shift: int | None = None
+    """Training images in the loop move by up to so many pixels, so that few go further; None: 1, or 0 where they are small."""
 
     def __post_init__(self) -> None:
         if self.test < 1:
@@ -142,6 +150,7 @@ def in_the_loop(
     design = _Design(network, encoder, manifest, load(manifest.dataset))
     if settings.test > len(design.data.test.labels):
         raise InputError(f"test = {settings.test}: {manifest.dataset} has {len(design.data.test.labels)} test images.")
+    settings = _with_shift(settings, design.data)
     folder = ensure_folder(run or Path("runs") / f"{network.name}_in_the_loop")
     if out is not None:
         check_target(out)
@@ -169,6 +178,16 @@ def in_the_loop(
         mismatch_curve(folder / "mismatch.png", [one.sigma for one in found], rows, settings.test)
     console.print(f"summary and figures: {folder}", soft_wrap=True, markup=False)
     return found
+
+
+def _with_shift(settings: LoopSettings, data: Images) -> LoopSettings:
+    """Return the settings with the shift of the training images decided."""
+    if settings.learning is None:
+        return settings
+    usual = int(min(data.train.images[0].shape) >= SHIFTED)
+    return replace(
+        settings, learning=replace(settings.learning, shift=usual if settings.shift is None else settings.shift)
+    )
 
 
 def _folder(chip: ChipSettings) -> str:
@@ -222,7 +241,10 @@ def _learn(
         def on_step(at: Progress) -> None:
             advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
 
-        return fit_in_the_loop(twin, plant, design.data, learning, checkpoint=folder / CHECKPOINT, on_step=on_step)
+        trust = None if loop.fit is None else TrustRegion(folder / TRUST, loop.fit, engine, console, loop.workers)
+        return fit_in_the_loop(
+            twin, plant, design.data, learning, checkpoint=folder / CHECKPOINT, on_step=on_step, trust=trust
+        )
 
 
 def _programmed(chip: Chip, twin: Twin) -> Network:

@@ -17,6 +17,8 @@ from memprop.twin.cell import DT
 
 SETTINGS = "settings.json"
 TRAINING = "training.safetensors"
+TRUST = "trust"
+"""Folder in a run of the fits that its twin had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class RunSettings:
     learning: BPTTConfig = field(default_factory=BPTTConfig)
     wires: Wires | None = None
     """Resistance of the wires of all crossbars; None: ideal wires."""
+    fit: str | None = None
+    """Where the fit of the cell came from that the twin begins with; None: it has the card's parameters."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -75,7 +75,7 @@ def drive_of(
         raise InputError(
             f"card of {cell.name} has no [stimulus]. Add it, or give the range of currents and the duration."
         )
-    rise = card.ta.default if card is not None else float(duration or 0.0) / 5
+    rise = rise_of(cell, float(duration or 0.0))
     said = ""
     if current is None and card is not None:
         high = card.ipk.at_most if card.ipk.at_most is not None else 5 * card.ipk.default
@@ -86,6 +86,11 @@ def drive_of(
         )
     low, high = current or (0.0, 0.0)
     return Drive(low, high, duration or 5 * rise, rise, corners), said
+
+
+def rise_of(cell: Cell, duration: float) -> float:
+    """Return the typical rise of a pulse in s: that of the card's stimulus, else a fifth of a run."""
+    return duration / 5 if cell.card.stimulus is None else cell.card.stimulus.ta.default
 
 
 def random_current(drive: Drive, family: str, rng: np.random.Generator) -> Floats:

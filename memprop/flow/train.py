@@ -11,10 +11,12 @@ from memprop.circuit.cell import find_cell
 from memprop.data.sets import Images
 from memprop.errors import CheckpointError
 from memprop.files import ensure_folder
-from memprop.flow.settings import TRAINING, RunSettings, load_settings, save_settings
+from memprop.flow.settings import TRAINING, TRUST, RunSettings, load_settings, save_settings
+from memprop.flow.trust import TrustRegion
 from memprop.learn.bptt import fit
 from memprop.learn.checkpoint import load_checkpoint
 from memprop.learn.training import History, Progress
+from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
 
 
@@ -30,6 +32,7 @@ def train(
     data: Images,
     folder: Path,
     on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
+    trust: Trust | None = None,
 ) -> tuple[Twin, History]:
     """Train, or go on with the training in ``folder``, and return the twin with its best weights.
 
@@ -41,7 +44,7 @@ def train(
     if not (folder / TRAINING).exists():
         save_settings(folder, settings)  # before the training, so that an interrupted one can be exported
     twin = make_twin(settings, data)
-    history = fit(twin, data, settings.learning, checkpoint=folder / TRAINING, on_step=on_step)
+    history = fit(twin, data, settings.learning, checkpoint=folder / TRAINING, on_step=on_step, trust=trust)
     save_settings(folder, settings)
     return twin.eval(), history
 
@@ -56,7 +59,9 @@ def load_trained(folder: Path, data_of: Callable[[str], Images]) -> tuple[RunSet
     settings = load_settings(folder)
     data = data_of(settings.dataset)
     twin = make_twin(settings, data)
-    tensors, _ = load_checkpoint(folder / TRAINING)
+    tensors, notes = load_checkpoint(folder / TRAINING)
+    if settings.fit is not None:
+        TrustRegion(folder / TRUST).install(twin, len(notes.get("history", {}).get("refits", [])))
     best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
     expected = {name: value.shape for name, value in twin.named_parameters()}
     if {name: value.shape for name, value in best.items()} != expected:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from memprop.data.sets import Images
 from memprop.learn.training import History, Progress, Training, TrainingConfig
+from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
 
 
@@ -27,11 +28,13 @@ def fit(
     *,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
+    trust: Trust | None = None,
 ) -> History:
     """Train ``twin`` on ``data.train`` and leave in it the weights of the best epoch.
 
     With ``checkpoint`` the state is written there regularly, and a training that finds its own checkpoint goes on from it
-    bit for bit: every random choice is a function of the seed, the epoch and the step.
+    bit for bit: every random choice is a function of the seed, the epoch and the step. ``trust`` looks after the range of a
+    twin that was fitted.
 
     Raises
     ------
@@ -41,4 +44,4 @@ def fit(
     """
     config = config or BPTTConfig()
     with twin.stepping(twin.dt if config.dt is None else config.dt):
-        return Training(twin, data, config, checkpoint, on_step).run()
+        return Training(twin, data, config, checkpoint, on_step, trust).run()

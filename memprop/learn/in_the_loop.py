@@ -21,6 +21,7 @@ from memprop.errors import InputError
 from memprop.files import sha256
 from memprop.learn.plant import Plant
 from memprop.learn.training import History, Progress, Training, TrainingConfig
+from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
 
 
@@ -28,7 +29,7 @@ from memprop.twin.network import Twin
 class InTheLoopConfig(TrainingConfig):
     """Settings of learning in the loop: few images, small steps from a network that was trained on the twin."""
 
-    epochs: int = 5
+    epochs: int = 10
     batch: int = 50
     rate_input: float = 2e-8
     rate_hidden: float = 2e-7
@@ -49,6 +50,7 @@ def fit_in_the_loop(
     *,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
+    trust: Trust | None = None,
 ) -> History:
     """Go on from the weights of ``twin`` with the circuit in the loop, and leave in ``twin`` those of the best epoch.
 
@@ -64,7 +66,7 @@ def fit_in_the_loop(
     """
     config = config or InTheLoopConfig()
     with twin.stepping(twin.dt if config.dt is None else config.dt), _one_thread():
-        return _InTheLoop(twin, plant, data, config, checkpoint, on_step).run()
+        return _InTheLoop(twin, plant, data, config, checkpoint, on_step, trust).run()
 
 
 @contextmanager
@@ -83,11 +85,11 @@ class _InTheLoop(Training):
 
     def __init__(
         self, twin: Twin, plant: Plant, data: Images, config: InTheLoopConfig, checkpoint: Path | None,
-        on_step: Callable[[Progress], None],
+        on_step: Callable[[Progress], None], trust: Trust | None,
     ) -> None:  # fmt: skip
         if not config.validation:
             raise InputError("in the loop the best epoch is chosen on images held out: validation must be at least 1.")
-        super().__init__(twin, data, config, checkpoint, on_step)
+        super().__init__(twin, data, config, checkpoint, on_step, trust)
         self.plant, self.before = plant, plant.seconds
         start = [sha256(crossbar.weight.detach().cpu().numpy().tobytes()) for crossbar in twin.crossbars]
         self.identity |= {"rule": "in_the_loop", "start": start, "circuit": plant.name}

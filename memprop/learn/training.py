@@ -19,6 +19,7 @@ from memprop.errors import CheckpointError, InputError, TrainingError
 from memprop.files import sha256
 from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
 from memprop.learn.memory import keep_freed_memory
+from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
 
 
@@ -91,11 +92,14 @@ class History:
     seconds: list[float] = field(default_factory=list)
     circuit_seconds: list[float] = field(default_factory=list)
     """What of ``seconds`` was spent in the circuit, for rules that have one; of the process that ended the epoch."""
+    refits: list[dict[str, Any]] = field(default_factory=list)
+    """Each time that the twin left its range and was fitted anew: after which ``epoch``, and what was done."""
 
     @property
     def best(self) -> int:
-        """Index of the epoch with the best validation accuracy; the first of equals."""
-        return int(np.argmax(self.validation))
+        """Index of the epoch with the best validation accuracy since the last refit; the first of equals."""
+        since = self.refits[-1]["epoch"] if self.refits else 0
+        return since + int(np.argmax(self.validation[since:]))
 
 
 @torch.no_grad()
@@ -138,6 +142,7 @@ class Training:
         config: TrainingConfig,
         checkpoint: Path | None,
         on_step: Callable[[Progress], None],
+        trust: Trust | None = None,
     ) -> None:
         if data.rows != twin.sizes[0] or data.classes > twin.sizes[-1]:
             raise InputError(
@@ -148,7 +153,9 @@ class Training:
             raise InputError(
                 f"validation = {config.validation} leaves no training image of {len(data.train.labels)}. Lower it."
             )
-        self.twin, self.config, self.path, self.on_step = twin, config, checkpoint, on_step
+        self.twin, self.config, self.path, self.on_step, self.trust = twin, config, checkpoint, on_step, trust
+        if trust is not None:
+            trust.install(twin, 0)
         keep_freed_memory()
         order = torch.from_numpy(np.random.default_rng(config.seed).permutation(len(data.train.labels)))
         images, labels = torch.from_numpy(data.pixels("train")), torch.from_numpy(data.train.labels).long()
@@ -176,6 +183,7 @@ class Training:
             **{name: value for name, value in asdict(config).items() if name != "images" or value is not None},
             "dt": twin.dt,
             **({} if twin.wires is None else {"wires": asdict(twin.wires)}),  # without: as before there were wires
+            **({} if trust is None else {"fit": trust.name}),
         }
 
     @property
@@ -271,8 +279,11 @@ class Training:
             gradient.mul_(torch.clamp(self.config.clip / (norm + 1e-12), max=1.0))
 
     def finish_epoch(self) -> None:
-        """Judge the epoch and keep the weights if they are the best."""
+        """Judge the epoch, on a twin that holds where the epoch went, and keep the weights if they are the best."""
         self.twin.eval()
+        refits = self.history.refits
+        if self.trust is not None and (done := self.trust.mend(self.twin, len(refits))) is not None:
+            refits.append({"epoch": self.epoch, **done})
         outputs = self.judged(self.check_images)
         self.history.loss.append(self.loss_sum / self.steps)
         self.history.validation.append(accuracy(outputs, self.check_labels))
@@ -312,6 +323,8 @@ class Training:
         self.epoch, self.step = notes["epoch"], notes["step"]
         self.loss_sum, self.epoch_seconds = notes["loss_sum"], notes["epoch_seconds"]
         self.history = History(**notes["history"])
+        if self.trust is not None:
+            self.trust.install(self.twin, len(self.history.refits))
         now, self.best = _strip(tensors, "now."), _strip(tensors, "best.")
         for name in self._weights():
             if name not in now or name not in self.best:

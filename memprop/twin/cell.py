@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from memprop.circuit.cell import Cell, as_cell
 from memprop.errors import InputError
-from memprop.twin.assemble import Circuit
-from memprop.twin.cell_circuit import FIXED, OFFSET, cell_circuit
+from memprop.twin.cell_circuit import FIXED, OFFSET, cell_circuit, check_devices, each
 from memprop.twin.drive import Separable, expanded, shape_of
+from memprop.twin.fitted import Fitted
 from memprop.twin.fused.kernel import kernel_of, run_fused, try_kernel
 from memprop.twin.fused.run import Kernel
 from memprop.twin.injection import injected
-from memprop.twin.splitting import Prepared, Splitting, UnsplittableError, expression_value
+from memprop.twin.prepared import Prepared, expression_value
+from memprop.twin.ranges import RangeWatch, ends_of
+from memprop.twin.splitting import Splitting, UnsplittableError
 
 DT = 0.25e-6
 """Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
@@ -58,6 +60,8 @@ class CellTwin(nn.Module):
     reference: membrane in V to which `forward` and the rows refer, a number or ``[N]``; default the own rest.
     gain, offset: of the mirrors before the cells: their input current is ``gain x current + offset``, in A; each a number or
         ``[N]``, default 1 and 0. With an offset the rest is that under the offset.
+    fitted: a fit of this cell: the twin computes with its factors on the parameters, and warns where it leaves the fitted range.
+        The circuit's parameters, and the reference, stay as they are.
     kernel: ``fused`` runs the loop over time of a split cell in compiled code (`memprop.twin.fused`), ``eager`` in torch, which
         is the reference and differentiable as often as you like; ``auto`` fuses runs of `WORTH` neurons x steps and more.
 
@@ -89,6 +93,7 @@ class CellTwin(nn.Module):
         reference: ArrayLike | None = None,
         gain: ArrayLike | None = None,
         offset: ArrayLike | None = None,
+        fitted: Fitted | None = None,
     ) -> None:
         super().__init__()
         if size < 1 or not (np.isfinite(dt) and dt > 0):
@@ -112,18 +117,39 @@ class CellTwin(nn.Module):
         for name, default in self.circuit.defaults.items():
             value = torch.as_tensor(values.get(name, default), dtype=torch.float64)
             self.register_buffer(_PREFIX + name, value)
-        _check_devices(self.circuit, self._values())
+        check_devices(self.circuit, self._values())
         y = self._solve_rest()
         self.register_buffer("rest", y[..., 0].reshape(1, size))
         self.register_buffer("_others", y[..., 1:].reshape(1, size, -1))
         own = self.rest if reference is None else each(self, "reference", reference).reshape(1, size)
         self.register_buffer("reference", own.clone())
         self.register_buffer("gain", None if gain is None else each(self, "gain", gain, 0.0).reshape(1, size))
+        self.watch: RangeWatch | None = None
+        if fitted is not None:
+            self.refit(fitted)
         self.to(dtype)
 
     def __repr__(self) -> str:
         """Return name, size, step and method."""
         return f"{type(self).__name__}({self.cell.name}, size={self.size}, dt={self.dt!r} s, {self.method})"
+
+    def refit(self, fitted: Fitted) -> None:
+        """Compute with the factors of a fit from now on, and watch its range; the reference stays.
+
+        Raises
+        ------
+        InputError: the fit is of another cell, or leads a parameter out of its range.
+        """
+        fitted.check(self.cell)
+        like = self.rest
+        changed = {name: np.asarray(self.parameters_si[name]) * factor for name, factor in fitted.factors.items()}
+        for name, value in self.cell.values(self.size, changed).items():
+            setattr(self, _PREFIX + name, torch.as_tensor(value, dtype=torch.float64, device=like.device))
+        check_devices(self.circuit, self._values())
+        y = self._solve_rest()
+        self.rest, self._others = y[..., 0].reshape(1, self.size), y[..., 1:].reshape(1, self.size, -1)
+        self.watch = RangeWatch(self.cell.name, fitted.known, (0.0, fitted.dt))
+        self.to(like)
 
     @property
     def unknowns(self) -> tuple[str, ...]:
@@ -240,7 +266,20 @@ class CellTwin(nn.Module):
                 f"current has shape {shape}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
                 "Put time first."
             )
-        current = self._mirrored(current)
+        above, end = self._stepped(self._mirrored(current), state, reference)
+        if self.watch is not None:
+            self._show(self.watch, current, above + reference)
+        return above, end
+
+    def _show(self, watch: RangeWatch, current: Tensor | Separable, membrane: Tensor) -> None:
+        """Show the watch where this twin was: ``current`` in A before the mirrors, ``membrane`` in V."""
+        low, high = ends_of(self._mirrored(current))
+        more = (0.0, 0.0) if self.offset is None else ends_of(self.offset)
+        watch.see((low + more[0], high + more[1]), ends_of(membrane), self.dt, stacklevel=5)
+
+    def _stepped(self, current: Tensor | Separable, state: CellState, reference: Tensor) -> tuple[Tensor, CellState]:
+        """Integrate under what the mirrors give."""
+        shape = shape_of(current)
         if self._plan is None:
             membrane, end = self._run_general(expanded(current), state)
             return membrane - reference, end
@@ -268,6 +307,8 @@ class CellTwin(nn.Module):
             raise InputError(
                 f"membrane has shape {tuple(membrane.shape)}, the current {tuple(shape_of(current))}: both must be [T + 1, B, N]."
             )
+        if self.watch is not None:
+            self._show(self.watch, current, membrane)
         start, drive = self.starting_state(current), expanded(self._mirrored(current))
         if self._plan is None:
             return torch.stack(self._follow_general(drive, membrane, start)) - self.reference
@@ -307,7 +348,7 @@ class CellTwin(nn.Module):
         """
         if self._plan is None:
             raise InputError(f"cell {self.cell.name} is not split ({self.method}). Use its `run` instead.")
-        return self._plan.prepare(self._values(), self.supplies, self.dt, like)
+        return Prepared(self._plan, self._values(), self.supplies, self.dt, like)
 
     def _kernel(self, prepared: Prepared, work: int, like: Tensor) -> Kernel | None:
         """Return the fused kernel for a run of so many neurons x steps, None where eager code is to run."""
@@ -337,32 +378,8 @@ def _batch(current: Tensor | Separable) -> int:
     return shape[1] if len(shape) == 3 else 1
 
 
-def each(twin: Any, name: str, value: ArrayLike, above: float = -np.inf) -> Tensor:
-    """Return one number per cell of a twin with ``size`` and ``cell``, ``[N]``, checked.
-
-    Raises
-    ------
-    InputError: neither one value nor one per cell, or one that is not above ``above``.
-    """
-    array = np.asarray(value, dtype=np.float64).squeeze()
-    if array.shape not in ((), (twin.size,)) or not (np.isfinite(array) & (array > above)).all():
-        raise InputError(
-            f"{name} of {twin.size} cells {twin.cell.name} has shape {array.shape}; needs one finite value, or one per cell"
-            f"{', above 0' if above == 0.0 else ''}. Correct it."
-        )
-    return torch.as_tensor(np.broadcast_to(array, twin.size).copy())
-
-
 def _choice(plan: Splitting | UnsplittableError, method: str) -> tuple[Splitting | None, str]:
     """Return the splitting to use, if any, and the method in words."""
     if isinstance(plan, Splitting) and method == "auto":
         return plan, "splitting"
     return None, f"general: {plan}" if isinstance(plan, UnsplittableError) else "general"
-
-
-def _check_devices(circuit: Circuit, values: Mapping[str, Tensor]) -> None:
-    """Raise InputError when a cell gives one of its devices a parameter out of the range in the Verilog-A."""
-    for instance in circuit.instances:
-        for name, parameter in instance.equations.parameters.items():
-            value = torch.as_tensor(expression_value(instance.parameters[name], values), dtype=torch.float64)
-            parameter.check(f"{circuit.name}.{instance.name}.{name}", value.numpy())

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, reduce
 from typing import Any
 
+import numpy as np
 import sympy
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from memprop.circuit.cell import RAILS, Cell
 from memprop.circuit.netlist import read_netlist
 from memprop.device.equations import GROUND, parameter_symbol
 from memprop.device.functions import floor, maximum, minimum
+from memprop.errors import InputError
 from memprop.twin.assemble import Circuit, assemble, read_circuit, voltage_symbol
 from memprop.twin.general import Solver, compile_system
+from memprop.twin.prepared import expression_value
 from memprop.twin.splitting import Splitting, UnsplittableError, split
 
 MEMBRANE = "mem"
@@ -108,3 +114,27 @@ def plain(expr: Any) -> Any:
     expr = expr.replace(sympy.Max, lambda *args: reduce(maximum, args))
     expr = expr.replace(sympy.Min, lambda *args: reduce(minimum, args))
     return expr.replace(sympy.ceiling, lambda x: -sympy.floor(-x)).replace(sympy.floor, floor)
+
+
+def check_devices(circuit: Circuit, values: Mapping[str, Tensor]) -> None:
+    """Raise InputError when a cell gives one of its devices a parameter out of the range in the Verilog-A."""
+    for instance in circuit.instances:
+        for name, parameter in instance.equations.parameters.items():
+            value = torch.as_tensor(expression_value(instance.parameters[name], values), dtype=torch.float64)
+            parameter.check(f"{circuit.name}.{instance.name}.{name}", value.numpy())
+
+
+def each(twin: Any, name: str, value: ArrayLike, above: float = -np.inf) -> Tensor:
+    """Return one number per cell of a twin with ``size`` and ``cell``, ``[N]``, checked.
+
+    Raises
+    ------
+    InputError: neither one value nor one per cell, or one that is not above ``above``.
+    """
+    array = np.asarray(value, dtype=np.float64).squeeze()
+    if array.shape not in ((), (twin.size,)) or not (np.isfinite(array) & (array > above)).all():
+        raise InputError(
+            f"{name} of {twin.size} cells {twin.cell.name} has shape {array.shape}; needs one finite value, or one per cell"
+            f"{', above 0' if above == 0.0 else ''}. Correct it."
+        )
+    return torch.as_tensor(np.broadcast_to(array, twin.size).copy())

@@ -17,9 +17,11 @@ from memprop.circuit.wires import Wires
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
-from memprop.twin.cell import DT
+from memprop.twin.cell import DT, CellTwin
 from memprop.twin.crossbar import Crossbar
 from memprop.twin.drive import Separable
+from memprop.twin.fitted import Fitted
+from memprop.twin.learned.twin import LearnedModel, LearnedTwin
 from memprop.twin.population import PopulationTwin, make_cell_twin
 
 SETTLED = 1e-6
@@ -92,8 +94,11 @@ class Twin(nn.Module):
                 )
             )
         self.layers = nn.Sequential(*layers).to(dtype)
+        self._set_start()
+
+    def _set_start(self) -> None:
+        """Let populations start where simulators do: rows off their reference send currents at rest, which move what they feed."""
         for rows, neurons in pairwise(self.populations):
-            # Rows off their reference send currents at rest, and simulators start from the operating point under these.
             neurons.settles = bool(((rows.rest - rows.reference).abs() > SETTLED).any())
 
     @property
@@ -170,6 +175,27 @@ class Twin(nn.Module):
         self.dt = float(dt)
         for population in self.populations:
             population.dt = float(dt)
+
+    def refit(self, found: Fitted | LearnedModel) -> None:
+        """Let all populations of the cell that was fitted compute with this fit, and watch its range.
+
+        Raises
+        ------
+        InputError: no population is of this cell, or its twin is of the other kind.
+        """
+        wanted = CellTwin if isinstance(found, Fitted) else LearnedTwin
+        hit = [population for population in self.populations if population.cell.digest == found.cell_sha256]
+        if not hit or not all(isinstance(population, wanted) for population in hit):
+            names = ", ".join(
+                dict.fromkeys(f"{p.cell.name} {p.cell.digest[:12]} ({type(p).__name__})" for p in self.populations)
+            )
+            raise InputError(
+                f"the fit is of cell {found.cell} {found.cell_sha256[:12]} for a {wanted.__name__}; the network has {names}. "
+                "Give the fit of its cell: memprop fit-cell."
+            )
+        for population in hit:
+            population.refit(found)  # pyright: ignore[reportArgumentType] - the kinds agree, as just seen
+        self._set_start()
 
     def project(self) -> None:
         """Keep all conductance pairs inside their range."""

@@ -18,7 +18,7 @@ from memprop.learn.memory import keep_freed_memory
 from memprop.twin.cell import MIF
 from memprop.twin.fused.kernel import kernel_of
 from memprop.twin.fused.run import Kernel
-from memprop.twin.splitting import Prepared
+from memprop.twin.prepared import Prepared
 
 DT = 0.5e-6
 """Time step in s."""

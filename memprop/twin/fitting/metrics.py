@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memprop.errors import InputError, RangeWarning
+from memprop.errors import InputError
 from memprop.twin.fitting.predict import on_grid
 from memprop.twin.fitting.waveforms import CellWaveforms
+from memprop.twin.ranges import Range
 
 Floats = NDArray[np.float64]
 KINDS = ("peaks", "crossings")
 _FAINTER = 0.7
 """A spike has no partner only where the other waveform has not even one of this part of the level."""
 _FINER = 100
-_SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +75,6 @@ class SpikeErrors:
     def worst(self) -> float:
         """Largest error of the time in s; 0 without spikes."""
         return float(np.abs(self.late).max(initial=0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Where a twin was fitted, or judged: currents in A, membranes in V, temperatures in degrees Celsius."""
-
-    current: tuple[float, float]
-    mem: tuple[float, float]
-    temperature: tuple[float, float]
 
 
 def errors_of(label: str, found: Floats, true: Floats, scale: float) -> Errors:
@@ -183,29 +172,3 @@ def range_of(waveforms: CellWaveforms) -> Range:
         return float(values.min()), float(values.max())
 
     return Range(ends(waveforms.current), ends(waveforms.mem), ends(waveforms.temperatures))
-
-
-def outside(known: Range, current: Sequence[float] | Floats, mem: Sequence[float] | Floats) -> str | None:
-    """Return in words how far currents in A and membranes in V leave a range; None where they do not."""
-    said = []
-    for what, unit, (low, high), values in (
-        ("current", "A", known.current, np.asarray(current, dtype=np.float64)),
-        ("membrane", "V", known.mem, np.asarray(mem, dtype=np.float64)),
-    ):
-        if not values.size:
-            continue
-        least, most, slack = float(values.min()), float(values.max()), _SLACK * (high - low)
-        if not (least >= low - slack and most <= high + slack):  # NaN is outside too
-            said.append(f"{what} from {least:.4g} to {most:.4g} {unit}, fitted from {low:.4g} to {high:.4g} {unit}")
-    return "; ".join(said) or None
-
-
-def warn_outside(name: str, known: Range, current: Floats, mem: Floats) -> bool:
-    """Give a `RangeWarning` where a twin called ``name`` works outside of its range; return whether it does."""
-    words = outside(known, current, mem)
-    if words is not None:
-        warnings.warn(
-            f"twin of {name} works where it was not fitted: {words}. Characterise the cell there and fit again.",
-            RangeWarning, stacklevel=2,
-        )  # fmt: skip
-    return words is not None

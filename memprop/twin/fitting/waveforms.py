@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memprop.circuit.cell import Cell
 from memprop.errors import InputError
-from memprop.files import sha256, write_atomic
+from memprop.files import write_atomic
 from memprop.twin.fitting.measured import FEWEST, read_measured
 
 Floats = NDArray[np.float64]
@@ -258,7 +258,7 @@ def make_waveforms(
         "param": ("param", np.asarray(list(parameters or {}), dtype=np.str_)),
     }  # fmt: skip
     attrs = {
-        "format": FORMAT, "cell": cell.name, "cell_sha256": cell_digest(cell), "engine": engine, "memprop": version("memprop"),
+        "format": FORMAT, "cell": cell.name, "cell_sha256": cell.digest, "engine": engine, "memprop": version("memprop"),
         "seed": int(seed), "max_step": float(max_step),
     }  # fmt: skip
     try:
@@ -269,12 +269,6 @@ def make_waveforms(
         raise InputError(
             f"waveforms of cell {cell.name} do not fit together: {error}. Give one row per run, one column per time point."
         ) from error
-
-
-def cell_digest(cell: Cell) -> str:
-    """Return the hash of a cell's netlist and of its devices in Verilog-A."""
-    parts = [cell.text, *(device.text for device in cell.devices().values())]
-    return sha256("\0".join(parts))
 
 
 def _check(data: xr.Dataset, where: str) -> None:

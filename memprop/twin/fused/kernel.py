@@ -22,7 +22,7 @@ from memprop.twin.fused.cuda import cuda_kernel
 from memprop.twin.fused.program import SMALL
 from memprop.twin.fused.run import Kernel, Run
 from memprop.twin.fused.step import Steps, constants_of, make_steps
-from memprop.twin.splitting import Prepared
+from memprop.twin.prepared import Prepared
 
 LARGEST = 60.0
 """Largest exponent of a factor between shared exponentials: in single precision both then stay finite."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from memprop.device.sigmoid import sigmoid
 from memprop.twin.fused.program import Expr, Program, Writer, expm1, expm1_small, phi, with_shares
-from memprop.twin.splitting import TINY, Prepared, PreparedGroup
+from memprop.twin.prepared import Prepared, PreparedGroup
+from memprop.twin.splitting import TINY
 
 V, BEFORE, AFTER, STEP, DT = (Symbol(name, real=True) for name in ("v_now", "i_before", "i_after", "step", "dt"))
 """Membrane in V; input current in A at the beginning and the end; step of the states and time step in s."""

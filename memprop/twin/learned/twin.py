@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from memprop.circuit.cell import Cell, as_cell
-from memprop.errors import InputError, RangeWarning
-from memprop.twin.cell import each
+from memprop.errors import InputError
+from memprop.twin.cell_circuit import each
 from memprop.twin.drive import Separable, expanded, shape_of
-from memprop.twin.fitting.waveforms import cell_digest
 from memprop.twin.learned.core import Weights, finer, follow, roll, settled
+from memprop.twin.ranges import Range, RangeWatch, ends_of
 
 LEARNED_DT = 1e-7
 """Default time step in s."""
-_SLACK = 0.02
-"""Part of a range by which it may be left before a warning is due: about the error of a twin."""
 
 
 class LearnedState(NamedTuple):
@@ -111,31 +108,47 @@ class LearnedTwin(nn.Module):
             raise InputError(
                 f"twin of {size} cells, dt = {dt!r} s: size must be at least 1 and dt positive. Correct them."
             )
-        self.size, self.dt, self.model = int(size), float(dt), model
+        self.size, self.dt = int(size), float(dt)
         self.cell = as_cell(cell, "neuron", "mif")
         self.parameters_si = self.cell.values(size, parameters or {})
-        self._check_model()
-        self.register_buffer("_centre", torch.tensor(model.rest, dtype=torch.float64))
-        self.register_buffer("_span", torch.tensor(model.span, dtype=torch.float64))
-        for name, value in model.weights._asdict().items():
-            self.register_buffer(f"weight_{name}", value.detach().double())
         for name, value, least in (("gain", gain, 0.0), ("offset", offset, -np.inf)):
             self.register_buffer(name, None if value is None else each(self, name, value, least).reshape(1, size))
-        quiet = torch.zeros(size, len(model.states), dtype=torch.float64)
-        if self.offset is not None:
-            quiet = settled(self.weights, self.offset[0], self._cut()[1])
-        self.register_buffer("_quiet", quiet)
-        self.register_buffer("rest", (quiet[:, 0] * model.span[0] + model.rest[0]).reshape(1, size))
+        self._learn_from(model)
         own = self.rest if reference is None else each(self, "reference", reference).reshape(1, size)
         self.register_buffer("reference", own.clone())
         self.to(dtype)
 
+    def refit(self, model: LearnedModel) -> None:
+        """Compute with another model of the same cell from now on; the reference stays.
+
+        Raises
+        ------
+        InputError: it is of another cell.
+        """
+        like = self.rest
+        self._learn_from(model)
+        self.to(like)
+
+    def _learn_from(self, model: LearnedModel) -> None:
+        self.model = model
+        self._check_model()
+        self.watch = RangeWatch(self.cell.name, Range(model.current, model.membrane), (model.steps[0], math.inf))
+        self.register_buffer("_centre", torch.tensor(model.rest, dtype=torch.float64))
+        self.register_buffer("_span", torch.tensor(model.span, dtype=torch.float64))
+        for name, value in model.weights._asdict().items():
+            self.register_buffer(f"weight_{name}", value.detach().double())
+        quiet = torch.zeros(self.size, len(model.states), dtype=torch.float64)
+        if self.offset is not None:
+            quiet = settled(self.weights, self.offset[0].double(), self._cut()[1])
+        self.register_buffer("_quiet", quiet)
+        self.register_buffer("rest", (quiet[:, 0] * model.span[0] + model.rest[0]).reshape(1, self.size))
+
     def _check_model(self) -> None:
         cell, model = self.cell, self.model
-        if cell_digest(cell) != model.cell_sha256:
+        if cell.digest != model.cell_sha256:
             raise InputError(
                 f"the learned twin is of cell {model.cell} with hash {model.cell_sha256[:12]}, and cell {cell.name} has "
-                f"{cell_digest(cell)[:12]}: another netlist. Learn it again: memprop fit-cell --learned."
+                f"{cell.digest[:12]}: another netlist. Learn it again: memprop fit-cell --learned."
             )
         for name, parameter in cell.card.parameters.items():
             value = np.asarray(self.parameters_si[name])
@@ -225,6 +238,7 @@ class LearnedTwin(nn.Module):
             )
         drive, parts, start = self._prepared(current, None)
         measured = (membrane.to(drive) - self._centre[0]) / self._span[0]
+        self.watch.see(ends_of(drive), ends_of(membrane), self.dt)
         z = follow(self.weights, start, drive, self._cut()[1], measured.reshape(shape[0], -1), parts)
         return (z * self._span[0] + self._centre[0]).reshape(shape) - self.reference
 
@@ -266,30 +280,8 @@ class LearnedTwin(nn.Module):
         shape = self._checked(current)
         drive, parts, start = self._prepared(current, state)
         z = roll(self.weights, start, drive, self._cut()[1])
-        self._warn(drive, z)
+        self.watch.see(ends_of(drive), ends_of(self._membrane(z)), self.dt, stacklevel=4)
         return z[::parts].reshape(*shape, -1)
-
-    @torch.no_grad()
-    def _warn(self, drive: Tensor, z: Tensor) -> None:
-        """Give one RangeWarning where currents, membranes or the step leave what was trained."""
-        mem = self._membrane(z)
-        said = []
-        for what, unit, (low, high), least, most in (
-            ("current", "A", self.model.current, float(drive.min()), float(drive.max())),
-            ("membrane", "V", self.model.membrane, float(mem.min()), float(mem.max())),
-            ("time step", "s", (self.model.steps[0], float("inf")), self.dt, self.dt),
-        ):
-            slack = _SLACK * (high - low) if math.isfinite(high) else _SLACK * low
-            if not (least >= low - slack and most <= high + slack):  # NaN is outside too
-                said.append(
-                    f"{what} from {least:.4g} to {most:.4g} {unit}, learned from {low:.4g} to {high:.4g} {unit}"
-                )
-        if said:
-            warnings.warn(
-                f"learned twin of {self.cell.name} works where it was not trained: {'; '.join(said)}. Learn it again with "
-                "waveforms from there, or keep the network inside.",
-                RangeWarning, stacklevel=5,
-            )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` into ``folder``.
