@@ -94,6 +94,18 @@ def test_along_its_own_waveform_the_twin_has_its_own_gradient(cell: str, dt: flo
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("method", ["auto", "general"])
+def test_the_operating_point_at_the_start_has_its_gradient_too(method: str) -> None:
+    twin = CellTwin(2, 0.5e-6, method=method, kernel="eager", dtype=torch.float64)
+    twin.settles = True  # as where rows rest off their reference
+    current = torch.full((21, 1, 2), 2e-7, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(twin(current).sum(), current)
+    followed = twin.follow(current, twin.trace(current.detach()))
+    (found,) = torch.autograd.grad(followed.sum(), current)
+    assert float(expected[0].abs().min()) > float(expected[1].abs().max())  # most of it is that of the start
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
 def test_measured_states_replace_those_of_the_model() -> None:
     twin = CellTwin(2, STEP, dtype=torch.float64)
     current = torch.full((11, 1, 2), 5e-6, dtype=torch.float64, requires_grad=True)
@@ -258,6 +270,8 @@ def test_an_unknown_rule_is_refused() -> None:
     [
         ([1.0, 2.0], [1.0, 2.0], 1e-3, "holds"),
         ([2.0, 1.0], [1.0, 2.0], 1e-3, "FAILS: cosine below 0.999"),
+        ([10.0, 20.0], [1.0, 2.0], 1e-3, "FAILS: 10 times as long"),
+        ([0.02, 0.04], [1.0, 2.0], 1e-3, "FAILS: 0.02 times as long"),
         ([0.0, 0.0], [1.0, 2.0], 1e-3, "FAILS: the rule's gradient is zero while the loss moves"),
         ([0.0, 0.0], [0.0, 0.0], 0.0, "nothing to compare: the loss does not move"),
         ([1.0, 0.0], [0.0, 0.0], 0.0, "nothing to compare: the loss does not move"),
@@ -302,6 +316,8 @@ def test_command_makes_a_bundle_of_one_chip_from_its_checkpoint(tuned: Path, tmp
     [
         (["--test", "1000", "--sigma", "0.1"], "has 359 test images"),
         ([], "a chip without spread and corner is the design"),
+        (["--sigma", "0.1", "--sigma", "0.2", "--out", "x"], "2 chips and one bundle x. Ask for a bundle of one chip"),
+        (["--test", "3", "--sigma", "0.1", "--fit", "nowhere"], "nowhere is not there. Make it"),
     ],
 )
 def test_command_refuses_nonsense(words: list[str], message: str, tmp_path: Path) -> None:
@@ -311,7 +327,7 @@ def test_command_refuses_nonsense(words: list[str], message: str, tmp_path: Path
 
 
 def test_check_gradient_prints_a_verdict_per_crossbar_and_rule() -> None:
-    words = ["check-gradient", str(BUNDLE), "--image", "25", "--count", "2", "--rule", "bptt", "--seed", "3"]
+    words = ["check-gradient", str(BUNDLE), "--image", "25", "--count", "3", "--rule", "bptt", "--seed", "3"]
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     assert result.output.count("holds") == 2

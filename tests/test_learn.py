@@ -300,8 +300,9 @@ class TestForeignCheckpoints:
             (lambda: Twin((16, 6, 2), replace(ENCODER, rise=9e-6), dt=2e-6), r"encoder is \{.*'rise': 8e-06.* here"),
             (lambda: make_twin(window=ConductanceRange(1e-6, 50e-6)), r"belongs to another training: (window|g_max)"),
             (lambda: make_twin(parameters={"x1": {"c": 2e-10}}), r"belongs to another training: (parameters|neurons)"),
+            (lambda: make_twin(options={"x1": {"gain": 1.1}}), r"belongs to another training: twins"),
         ],
-        ids=["sizes", "step", "encoder", "window", "neurons"],
+        ids=["sizes", "step", "encoder", "window", "neurons", "mirrors"],
     )
     def test_other_networks_are_refused(self, tmp_path: Path, twin: Callable[[], Twin], text: str) -> None:
         interrupted(tmp_path / "c.safetensors")

@@ -37,6 +37,7 @@ from memprop.twin.ranges import Range, RangeWatch, ends_of, outside
 MIF = load_cell("mif")
 KNOWN = Range((-1e-5, 2e-5), (-0.5, 0.3))
 QUIET = Console(quiet=True)
+BUNDLE = Path(__file__).parents[1] / "netlists" / "digits_mif"
 ENCODER = AlphaEncoder(duration=60e-6, onsets=(0.0,))
 
 
@@ -69,8 +70,12 @@ def test_a_watch_warns_again_only_where_it_is_left_much_further() -> None:
     with pytest.warns(RangeWarning, match="membrane from -3 to 0 V, fitted from -0.5 to 0.3 V; time step from 2e-06"):
         watch.see((0.0, 0.0), (-3.0, 0.0), 2e-6)
     assert watch.seen == Range((0.0, 1e-5), (-3.0, 0.0))
+    again = RangeWatch("mif", KNOWN)
+    again.recall(json.loads(json.dumps(watch.record())))
+    assert again.seen == watch.seen
     watch.forget()
     assert watch.seen is None
+    assert watch.record() is None
 
 
 def test_ends_of_a_separable_drive_are_those_of_the_product() -> None:
@@ -100,7 +105,7 @@ def test_a_fitted_twin_warns_where_it_leaves_its_range_also_when_it_follows() ->
         twin.trace(drive(20e-6))
     with pytest.warns(RangeWarning, match="membrane from 5 to 5 V"):
         twin.follow(drive(1e-6), torch.full((61, 1, 2), 5.0, dtype=torch.float64))
-    with pytest.warns(RangeWarning, match="time step from 1e-06 to 1e-06 s, fitted from 0 to 5e-07 s"):
+    with pytest.warns(RangeWarning, match="time step from 1e-06 to 1e-06 s, fitted from 5e-07 to 5e-07 s"):
         CellTwin(2, 1e-6, dtype=torch.float64, fitted=fitted()).trace(drive(1e-6))
 
 
@@ -256,6 +261,21 @@ def test_a_checkpoint_with_another_fit_is_refused(start: Path, tmp_path: Path) -
     (tmp_path / "other" / FIT).write_text(json.dumps(content | {"dt": 0.25e-6}))
     with pytest.raises(CheckpointError, match="trust holds another fit than .*other"):
         trained(tmp_path, tmp_path / "other", replace(CONFIG, epochs=1))
+
+
+@pytest.mark.filterwarnings("ignore::memprop.errors.RangeWarning")
+def test_learning_in_the_loop_and_on_the_twin_before_it_take_a_fit(start: Path, tmp_path: Path) -> None:
+    words = ["in-the-loop", str(BUNDLE), "--sigma", "0.2", "--epochs", "1", "--twin-epochs", "1", "--images", "4", "--batch", "2",
+             "--validation", "2", "--test", "2", "--engine", "ngspice", "--run", str(tmp_path), "--workers", "1",
+             "--fit", str(start)]  # fmt: skip
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    (summary,) = json.loads((tmp_path / "summary.json").read_text())["chips"]
+    assert set(summary["accuracy"]) == {"ideal", "plain", "calibrated", "tuned"}
+    assert summary["refits"]
+    for name in ("trust", "trust_on_twin"):
+        (folder,) = tmp_path.glob(f"*/{name}")
+        assert load_fit(folder / "1").known.current[1] > load_fit(folder / "0").known.current[1]
 
 
 @pytest.mark.filterwarnings("ignore::memprop.errors.RangeWarning")

@@ -83,6 +83,7 @@ def in_the_loop(
             help="Training images move by up to so many pixels; default 1, of images below 20 pixels 0.", min=0
         ),
     ] = None,
+    dt: Annotated[float, typer.Option(help="Time step of the twin in s; it must divide the presentation.")] = 0.5e-6,
     temperature: Annotated[
         float, typer.Option(help="Membrane difference in V that changes a probability e-fold.")
     ] = 3e-3,
@@ -115,13 +116,13 @@ def in_the_loop(
         for s in sigma or [0.0]
     ]
     on_twin = (
-        BPTTConfig(twin_epochs, rate_input=10 * rate_input, rate_hidden=10 * rate_hidden, dt=0.5e-6)
+        BPTTConfig(twin_epochs, rate_input=10 * rate_input, rate_hidden=10 * rate_hidden, dt=dt)
         if twin_epochs
         else None
     )
     learning = (
         InTheLoopConfig(
-            epochs, batch, rate_input, rate_hidden, temperature=temperature, validation=validation, images=images
+            epochs, batch, rate_input, rate_hidden, dt=dt, temperature=temperature, validation=validation, images=images
         )
         if epochs else None
     )  # fmt: skip
@@ -136,7 +137,7 @@ def check_gradient(
     bundle: Bundle = Path("netlists/digits_mif"),
     rule: Annotated[list[str] | None, typer.Option(help="bptt or in_the_loop; repeat for more. Default both.")] = None,
     image: Annotated[int, typer.Option(help="Test image of the loss.", min=0)] = 0,
-    count: Annotated[int, typer.Option(help="Conductances per crossbar, drawn at random.", min=1)] = 12,
+    count: Annotated[int, typer.Option(help="Conductances per crossbar, drawn at random.", min=3)] = 12,
     dt: Annotated[float | None, typer.Option(help="Time step of the twin in s; default that of the bundle.")] = None,
     sigma: Annotated[
         float, typer.Option(help="Check on a chip with this spread, of which the twin knows nothing.")

@@ -45,6 +45,7 @@ def train(
     """Train on the twin, write the conductances into a netlist, simulate it, export the bundle. Interrupt and resume freely."""
     from memprop.flow.commands import train_loop  # noqa: PLC0415 - torch takes seconds, and --help must not
     from memprop.flow.settings import PRESETS, parse_wires  # noqa: PLC0415
+    from memprop.twin.fitted import load_fit  # noqa: PLC0415
 
     if dataset not in PRESETS:
         raise typer.BadParameter(f"unknown data set '{dataset}'. Known: {', '.join(PRESETS)}.")
@@ -59,6 +60,9 @@ def train(
         fit=None if fit is None else str(fit),
         wires=base.wires if wire_resistance is None else parse_wires(wire_resistance),
     )
+    if fit is not None:  # its factors hold at the step that they were fitted at
+        step = load_fit(fit).dt
+        settings = replace(settings, dt=step, learning=replace(settings.learning, dt=None))
     summary = train_loop(
         settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,
         images=images or settings.spice_images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,

@@ -178,7 +178,8 @@ def calibrate_network(
 
     ``current`` is the range of the stimuli in A, see `usual_drive`; ``cache`` a folder that keeps simulations. ``measured`` is a CSV
     of columns time, neuron, current, mem in the place of simulations; neurons are numbered through all populations, from the
-    first hidden one. A neuron that is not in it keeps the card's values, and that is said.
+    first hidden one. A neuron that is not in it keeps the card's values, and that is said. Mirrors are not measured: the network
+    that is returned has ideal ones.
 
     Raises
     ------
@@ -196,7 +197,9 @@ def calibrate_network(
         first += population.size
         if waveforms is not None:
             found[population.name] = _fitted(population, waveforms, settings, console)
-        populations.append(replace(population, parameters=_values(found.get(population.name), population, console)))
+        # Nothing of the mirrors is measured, so nothing of them is known either.
+        values = _values(found.get(population.name), population, console)
+        populations.append(replace(population, parameters=values, gain=None, offset=None))
     return replace(network, populations=tuple(populations)), found
 
 

@@ -65,7 +65,7 @@ def train_loop(
         clock = Clock()
         data = load(settings.dataset)
         clock.lap("data")
-        twin, history = _train(settings, data, run, console, engine_name)
+        twin, history = _train(settings, data, run, console, engine_name, workers)
         clock.lap("training", sum(history.seconds))
         correct = twin_accuracy(twin, data)
         clock.lap("twin on the test set")
@@ -111,8 +111,10 @@ def _both_forms(
     return reduced, full
 
 
-def _train(settings: RunSettings, data: Images, run: Path, console: Console, engine: str) -> tuple[Twin, History]:
-    trust = None if settings.fit is None else TrustRegion(run / TRUST, Path(settings.fit), engine, console)
+def _train(
+    settings: RunSettings, data: Images, run: Path, console: Console, engine: str, workers: int | None
+) -> tuple[Twin, History]:
+    trust = None if settings.fit is None else TrustRegion(run / TRUST, Path(settings.fit), engine, console, workers)
     steps = -(-(len(data.train.labels) - settings.learning.validation) // settings.learning.batch)
     with progress("training", settings.learning.epochs * steps, console) as advance:
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from memprop.circuit.cell import Cell
 from memprop.errors import InputError
 from memprop.files import ensure_folder, write_json
+from memprop.flow.cell_decks import ROOM_TEMPERATURE
 from memprop.flow.fit_cell import (
     TwinReport,
     check_version,
@@ -88,10 +89,11 @@ def model_of(waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, we
 
 def _check(waveforms: CellWaveforms, cell: Cell) -> None:
     check_version(waveforms, cell)
-    if waveforms.parameters or np.ptp(waveforms.temperatures) > 0:
+    if waveforms.parameters or np.any(waveforms.temperatures != ROOM_TEMPERATURE):
         raise InputError(
-            f"waveforms of cell {cell.name} have parameters or temperatures that differ from run to run; a learned twin knows one "
-            "cell at one temperature. Characterise it without --spread and at one temperature."
+            f"waveforms of cell {cell.name} have parameters that differ from run to run, or another temperature than "
+            f"{ROOM_TEMPERATURE:g} degrees Celsius; a learned twin knows one cell at that one. Characterise it without --spread and "
+            "--temperatures."
         )
 
 

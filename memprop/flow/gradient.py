@@ -29,6 +29,8 @@ POINTS = 4000
 """Least time points of a run whose loss is subtracted from another one: adaptive steps would differ and drown the difference."""
 STEP, FLOOR = 0.02, 1e-6
 """Step of the differences relative to the signed weight, and the weight in S below which the step shrinks no more."""
+LONGEST = 2.0
+"""Factor by which a gradient may be too long or too short: a rate makes up for it."""
 SMALLEST = 1e-9
 """Relative change of the loss that differences of simulations resolve; what moves it less counts as not moving it."""
 
@@ -87,12 +89,14 @@ class Comparison:
         return float(np.abs(self.rule - self.spice).max() / most) if most else float("nan")
 
     def verdict(self, least: float) -> str:
-        """Return ``holds``, or why it does not: a cosine below ``least``, or nothing that could be compared."""
+        """Return ``holds``, or why not: a cosine below ``least``, a length beyond a factor of `LONGEST`, or nothing to compare."""
         if self.moved < SMALLEST:
             return "nothing to compare: the loss does not move"
         if not self.rule.any():
             return f"FAILS: the rule's gradient is zero while the loss moves by {self.moved:.1g} of itself"
-        return "holds" if self.cosine >= least else f"FAILS: cosine below {least:g}"
+        if not self.cosine >= least:
+            return f"FAILS: cosine below {least:g}"
+        return "holds" if 1 / LONGEST <= self.norm_ratio <= LONGEST else f"FAILS: {self.norm_ratio:.2g} times as long"
 
 
 def twin_gradient(question: Question, believed: Network, dt: float, engine: Engine | None = None) -> list[Array]:  # noqa: ARG001

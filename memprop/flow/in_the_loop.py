@@ -24,6 +24,7 @@ from memprop.export.bundle import Provenance, check_target, load_bundle
 from memprop.export.manifest import Manifest
 from memprop.files import ensure_folder, write_json
 from memprop.flow.commands import simulate
+from memprop.flow.image_jobs import conductance_digest
 from memprop.flow.loop import export_bundle, first_failure, versions
 from memprop.flow.plant import SpicePlant
 from memprop.flow.settings import TRUST
@@ -38,6 +39,7 @@ from memprop.learn.training import History, Progress
 from memprop.report.figures import mismatch_curve, training_curve
 from memprop.report.progress import progress
 from memprop.spice.engine import Engine, make_engine
+from memprop.twin.fitted import load_fit
 from memprop.twin.network import Twin, from_network
 
 CHECKPOINT = "in_the_loop.safetensors"
@@ -146,11 +148,13 @@ def in_the_loop(
     """
     if not chips:
         raise InputError("no chip to tune. Give a spread, e.g. --sigma 0.3.")
+    if out is not None and len(chips) > 1:
+        raise InputError(f"{len(chips)} chips and one bundle {out}. Ask for a bundle of one chip.")
     network, encoder, manifest = load_bundle(bundle)
     design = _Design(network, encoder, manifest, load(manifest.dataset))
     if settings.test > len(design.data.test.labels):
         raise InputError(f"test = {settings.test}: {manifest.dataset} has {len(design.data.test.labels)} test images.")
-    settings = _with_shift(settings, design.data)
+    settings = _decided(settings, design.data)
     folder = ensure_folder(run or Path("runs") / f"{network.name}_in_the_loop")
     if out is not None:
         check_target(out)
@@ -159,7 +163,7 @@ def in_the_loop(
         for chip in chips:
             found.append(_tune(design, chip, settings, engine, folder / _folder(chip), console))
             console.print(tuned_table(found, network.name, engine.name))
-        if out is not None and len(chips) == 1:
+        if out is not None:
             _export(design, chips[0], settings, engine, folder / _folder(chips[0]), out, console)
         about = {
             "design": network.name,
@@ -169,10 +173,10 @@ def in_the_loop(
         }
     learning = None if settings.learning is None else asdict(settings.learning)
     twin = None if settings.on_twin is None else asdict(settings.on_twin)
-    write_json(
-        folder / "summary.json",
-        {**about, "learning": learning, "on_twin": twin, "chips": [_record(one) for one in found]},
-    )
+    about |= {"learning": learning, "on_twin": twin}
+    for one, chip in zip(found, chips, strict=True):
+        write_json(ensure_folder(folder / _folder(chip)) / "summary.json", {**about, "chips": [_record(one)]})
+    write_json(folder / "summary.json", {**about, "chips": [_record(one) for one in found]})
     if len(found) > 1:
         rows = {name: [one.accuracy[name] for one in found] for name in ROWS if name in found[0].accuracy}
         mismatch_curve(folder / "mismatch.png", [one.sigma for one in found], rows, settings.test)
@@ -180,14 +184,19 @@ def in_the_loop(
     return found
 
 
-def _with_shift(settings: LoopSettings, data: Images) -> LoopSettings:
-    """Return the settings with the shift of the training images decided."""
-    if settings.learning is None:
-        return settings
+def _decided(settings: LoopSettings, data: Images) -> LoopSettings:
+    """Return the settings with what depends on the images decided: their shift, and how many the training on the twin holds out."""
     usual = int(min(data.train.images[0].shape) >= SHIFTED)
-    return replace(
-        settings, learning=replace(settings.learning, shift=usual if settings.shift is None else settings.shift)
-    )
+    shift = usual if settings.shift is None else settings.shift
+    learning, on_twin = settings.learning, settings.on_twin
+    if learning is not None:
+        learning = replace(learning, shift=shift)
+    if on_twin is not None:
+        on_twin = replace(on_twin, shift=shift, validation=min(on_twin.validation, len(data.train.labels) // 10))
+    if settings.fit is not None:  # its factors hold at the step that they were fitted at
+        step = load_fit(settings.fit).dt
+        learning, on_twin = (None if one is None else replace(one, dt=step) for one in (learning, on_twin))
+    return replace(settings, learning=learning, on_twin=on_twin)
 
 
 def _folder(chip: ChipSettings) -> str:
@@ -212,7 +221,9 @@ def _tune(
     judge("ideal", design.network, folder.parent)
     judge("plain", chip.program(), folder)
     if loop.on_twin is not None:
-        fit(twin, design.data, loop.on_twin, checkpoint=folder / TWIN_CHECKPOINT)
+        trust = _trust(loop, engine, folder / f"{TRUST}_on_twin", console)
+        about = {"design": conductance_digest(design.network)}
+        fit(twin, design.data, loop.on_twin, checkpoint=folder / TWIN_CHECKPOINT, trust=trust, about=about)
         judge("calibrated", _programmed(chip, twin), folder)
     if loop.learning is not None:
         history = _learn(twin, chip, design, loop, loop.learning, engine, folder, console)
@@ -241,10 +252,14 @@ def _learn(
         def on_step(at: Progress) -> None:
             advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
 
-        trust = None if loop.fit is None else TrustRegion(folder / TRUST, loop.fit, engine, console, loop.workers)
+        trust = _trust(loop, engine, folder / TRUST, console)
         return fit_in_the_loop(
             twin, plant, design.data, learning, checkpoint=folder / CHECKPOINT, on_step=on_step, trust=trust
         )
+
+
+def _trust(loop: LoopSettings, engine: Engine, folder: Path, console: Console) -> TrustRegion | None:
+    return None if loop.fit is None else TrustRegion(folder, loop.fit, engine, console, loop.workers)
 
 
 def _programmed(chip: Chip, twin: Twin) -> Network:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from memprop.circuit.cell import Cell
-from memprop.errors import CheckpointError, RangeWarning
+from memprop.errors import CheckpointError, InputError, RangeWarning
 from memprop.files import ensure_folder, sha256, write_atomic
 from memprop.flow.characterise import CharacteriseSettings, characterise
 from memprop.flow.fit_cell import FitCellSettings, fit_cell
@@ -28,6 +28,7 @@ from memprop.twin.ranges import Ends, Range, outside
 
 WIDER = 0.25
 """Part of the currents' range that a new fit reaches further than the twin went."""
+FEWEST_RUNS, FEWEST_CORNERS = 3, 10
 MOST = 5
 """Characterisations of one refit."""
 
@@ -54,11 +55,15 @@ class TrustRegion:
         self.folder, self.engine, self.console, self.workers = folder, engine, console or Console(quiet=True), workers
         own = folder / "0"
         if start is not None:
-            start = start if start.is_dir() else start.parent
             fit = load_fit(start)
+            if fit.runs < FEWEST_RUNS or fit.corners < FEWEST_CORNERS:
+                raise InputError(
+                    f"{start} was fitted to {fit.runs} runs of {fit.corners} straight pieces; a wider fit could not be made the same way. "
+                    f"Characterise at least {FEWEST_RUNS} runs of {FEWEST_CORNERS}."
+                )
             if (own / FIT).is_file() and load_fit(own) != fit:
                 raise CheckpointError(f"{folder} holds another fit than {start}. Train into another folder.")
-            _copy(start, ensure_folder(own), fit.kind)
+            _copy(start if start.is_file() else start / FIT, ensure_folder(own), fit.kind)
         self.name, self.runs = sha256(repr(load_fit(own))), load_fit(own).runs
 
     def install(self, twin: Twin, refits: int) -> None:
@@ -98,12 +103,21 @@ class TrustRegion:
                 fit_cell(cell, waveforms, free, folder, quiet)
         self.install(twin, refits + 1)
         after = load_fit(folder)
+        short = outside(after.known, used, slack=0.02)
+        if short is not None:
+            self.console.print(f"[bold yellow]still outside[/]: {short}.", highlight=False, soft_wrap=True)
         self.console.print(
             f"fitted from {after.known.current[0]:.3g} to {after.known.current[1]:.3g} A: "
             f"{1e3 * after.errors['held_out']:.3g} mV rms held out; {folder}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        return {"why": words, "range": asdict(after.known), "rms_before": dict(fit.errors), "rms": dict(after.errors)}
+        return {
+            "why": words,
+            "still": short,
+            "range": asdict(after.known),
+            "rms_before": dict(fit.errors),
+            "rms": dict(after.errors),
+        }
 
     def _characterised(self, cell: Cell, fit: Fitted, used: Range, folder: Path, refits: int) -> CellWaveforms:
         """Return waveforms whose runs of the fit go as far as ``used``; until they do, currents are drawn from further and further."""
@@ -150,8 +164,9 @@ def _found(folder: Path) -> Fitted | LearnedModel:
 
 def _copy(start: Path, folder: Path, kind: str) -> None:
     """Copy a fit, checked, so that a run stands on its own."""
-    write_atomic(folder / FIT, (start / FIT).read_bytes())
+    write_atomic(folder / FIT, start.read_bytes())
     if kind == LEARNED:
-        load_model(start / FOLDER)
+        home = start.parent / FOLDER
+        load_model(home)
         for name in (WEIGHTS, ABOUT):
-            write_atomic(ensure_folder(folder / FOLDER) / name, (start / FOLDER / name).read_bytes())
+            write_atomic(ensure_folder(folder / FOLDER) / name, (home / name).read_bytes())

@@ -6,9 +6,10 @@ the time mean of the output membranes, and its gradient passes through the memri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from memprop.data.sets import Images
 from memprop.learn.training import History, Progress, Training, TrainingConfig
@@ -29,12 +30,13 @@ def fit(
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
     trust: Trust | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> History:
     """Train ``twin`` on ``data.train`` and leave in it the weights of the best epoch.
 
     With ``checkpoint`` the state is written there regularly, and a training that finds its own checkpoint goes on from it
     bit for bit: every random choice is a function of the seed, the epoch and the step. ``trust`` looks after the range of a
-    twin that was fitted.
+    twin that was fitted. ``about`` is what else must be the same where a checkpoint is taken, e.g. the weights at the start.
 
     Raises
     ------
@@ -44,4 +46,6 @@ def fit(
     """
     config = config or BPTTConfig()
     with twin.stepping(twin.dt if config.dt is None else config.dt):
-        return Training(twin, data, config, checkpoint, on_step, trust).run()
+        training = Training(twin, data, config, checkpoint, on_step, trust)
+        training.identity |= about or {}
+        return training.run()

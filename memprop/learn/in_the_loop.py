@@ -83,6 +83,8 @@ def _one_thread() -> Iterator[None]:
 class _InTheLoop(Training):
     """A training whose forward pass is measured."""
 
+    judged_by_twin = False
+
     def __init__(
         self, twin: Twin, plant: Plant, data: Images, config: InTheLoopConfig, checkpoint: Path | None,
         on_step: Callable[[Progress], None], trust: Trust | None,

@@ -21,6 +21,7 @@ from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoin
 from memprop.learn.memory import keep_freed_memory
 from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
+from memprop.twin.ranges import RangeWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +95,13 @@ class History:
     """What of ``seconds`` was spent in the circuit, for rules that have one; of the process that ended the epoch."""
     refits: list[dict[str, Any]] = field(default_factory=list)
     """Each time that the twin left its range and was fitted anew: after which ``epoch``, and what was done."""
+    since: int = 0
+    """First epoch that was judged as the last one was: another twin gives other accuracies."""
 
     @property
     def best(self) -> int:
-        """Index of the epoch with the best validation accuracy since the last refit; the first of equals."""
-        since = self.refits[-1]["epoch"] if self.refits else 0
-        return since + int(np.argmax(self.validation[since:]))
+        """Index of the epoch with the best validation accuracy of those judged alike; the first of equals."""
+        return self.since + int(np.argmax(self.validation[self.since :]))
 
 
 @torch.no_grad()
@@ -134,6 +136,9 @@ def one_cycle(progress: float) -> float:
 
 class Training:
     """State of one training; everything that a checkpoint must hold. As it stands it learns on the twin."""
+
+    judged_by_twin = True
+    """Whether `judged` asks the twin."""
 
     def __init__(
         self,
@@ -184,6 +189,7 @@ class Training:
             "dt": twin.dt,
             **({} if twin.wires is None else {"wires": asdict(twin.wires)}),  # without: as before there were wires
             **({} if trust is None else {"fit": trust.name}),
+            "twins": [population.identity for population in twin.populations],
         }
 
     @property
@@ -284,6 +290,7 @@ class Training:
         refits = self.history.refits
         if self.trust is not None and (done := self.trust.mend(self.twin, len(refits))) is not None:
             refits.append({"epoch": self.epoch, **done})
+            self.history.since = self.epoch if self.judged_by_twin else 0
         outputs = self.judged(self.check_images)
         self.history.loss.append(self.loss_sum / self.steps)
         self.history.validation.append(accuracy(outputs, self.check_labels))
@@ -291,6 +298,9 @@ class Training:
         if self.history.best == self.epoch:
             self.best = {name: value.clone() for name, value in self._weights().items()}
         self.epoch, self.step, self.loss_sum, self.epoch_seconds = self.epoch + 1, 0, 0.0, 0.0
+
+    def _watches(self) -> list[RangeWatch]:
+        return [population.watch for population in self.twin.populations if population.watch is not None]
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.twin.named_parameters()}
@@ -305,7 +315,8 @@ class Training:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         notes = {"identity": self.identity, "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum,
-                 "epoch_seconds": self.epoch_seconds, "history": asdict(self.history)}  # fmt: skip
+                 "epoch_seconds": self.epoch_seconds, "history": asdict(self.history),
+                 "seen": [watch.record() for watch in self._watches()]}  # fmt: skip
         save_checkpoint(self.path, tensors, notes)
         self.saved()
 
@@ -325,6 +336,8 @@ class Training:
         self.history = History(**notes["history"])
         if self.trust is not None:
             self.trust.install(self.twin, len(self.history.refits))
+        for watch, record in zip(self._watches(), notes.get("seen", []), strict=False):
+            watch.recall(record)
         now, self.best = _strip(tensors, "now."), _strip(tensors, "best.")
         for name in self._weights():
             if name not in now or name not in self.best:

@@ -158,7 +158,10 @@ def spread_histograms(path: Path, drawn: Sequence[Drawn], title: str) -> Path:
 
 
 def mismatch_curve(path: Path, sigmas: Sequence[float], accuracy: Mapping[str, Sequence[float]], images: int) -> Path:
-    """Draw accuracies in SPICE over the relative spread of the neurons: design, chips as they come, chips tuned in the loop."""
+    """Draw accuracies in SPICE over the relative spread of the neurons: design, chips as they come, chips tuned in the loop.
+
+    The curves begin with the design, which is the chip without spread.
+    """
     figure, axes = _figure()
     axis = axes[0, 0]
     order = np.argsort(sigmas)
@@ -170,7 +173,10 @@ def mismatch_curve(path: Path, sigmas: Sequence[float], accuracy: Mapping[str, S
     }
     for name, values in accuracy.items():
         words, color, style = looks[name]
-        axis.plot(100 * np.asarray(sigmas)[order], 100 * np.asarray(values)[order], style, color=color, label=words)
+        levels = np.concatenate([accuracy["ideal"][:1], np.asarray(values)[order]])
+        axis.plot(
+            100 * np.concatenate([[0.0], np.asarray(sigmas)[order]]), 100 * levels, style, color=color, label=words
+        )
     axis.set(xlabel="spread of the neurons' parameters (%)", ylabel=f"accuracy in SPICE, {images} test images (%)")
     axis.legend(frameon=False)
     return _save(figure, path)

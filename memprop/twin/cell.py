@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from memprop.circuit.cell import Cell, as_cell
 from memprop.errors import InputError
-from memprop.twin.cell_circuit import FIXED, OFFSET, cell_circuit, check_devices, each
+from memprop.files import sha256
+from memprop.twin.cell_circuit import FIXED, OFFSET, cell_circuit, check_devices, each, placed
 from memprop.twin.drive import Separable, expanded, shape_of
 from memprop.twin.fitted import Fitted
 from memprop.twin.fused.kernel import kernel_of, run_fused, try_kernel
@@ -133,6 +134,11 @@ class CellTwin(nn.Module):
         """Return name, size, step and method."""
         return f"{type(self).__name__}({self.cell.name}, size={self.size}, dt={self.dt!r} s, {self.method})"
 
+    @property
+    def identity(self) -> str:
+        """Hash of what the population is, but for parameters and fit."""
+        return sha256(f"{self.cell.digest} {placed(self)}")
+
     def refit(self, fitted: Fitted) -> None:
         """Compute with the factors of a fit from now on, and watch its range; the reference stays.
 
@@ -142,13 +148,14 @@ class CellTwin(nn.Module):
         """
         fitted.check(self.cell)
         like = self.rest
+        self.to("cpu")  # where operating points are solved, in double precision
         changed = {name: np.asarray(self.parameters_si[name]) * factor for name, factor in fitted.factors.items()}
         for name, value in self.cell.values(self.size, changed).items():
-            setattr(self, _PREFIX + name, torch.as_tensor(value, dtype=torch.float64, device=like.device))
+            setattr(self, _PREFIX + name, torch.as_tensor(value, dtype=torch.float64))
         check_devices(self.circuit, self._values())
         y = self._solve_rest()
         self.rest, self._others = y[..., 0].reshape(1, self.size), y[..., 1:].reshape(1, self.size, -1)
-        self.watch = RangeWatch(self.cell.name, fitted.known, (0.0, fitted.dt))
+        self.watch = RangeWatch(self.cell.name, fitted.known, (fitted.dt, fitted.dt))
         self.to(like)
 
     @property
@@ -310,13 +317,17 @@ class CellTwin(nn.Module):
         if self.watch is not None:
             self._show(self.watch, current, membrane)
         start, drive = self.starting_state(current), expanded(self._mirrored(current))
+        start = start._replace(membrane=injected(membrane[0], start.membrane))
         if self._plan is None:
             return torch.stack(self._follow_general(drive, membrane, start)) - self.reference
         seen = None if states is None else self._blocks(states, drive)
-        return torch.stack(self.prepared(drive).follow(drive, membrane, list(start.states), seen)) - self.reference
+        return (
+            torch.stack(self.prepared(drive).follow(drive, membrane, start.membrane, list(start.states), seen))
+            - self.reference
+        )
 
     def _follow_general(self, current: Tensor, membrane: Tensor, state: CellState) -> list[Tensor]:
-        others, found = state.states[0].permute(1, 2, 0), [membrane[0]]
+        others, found = state.states[0].permute(1, 2, 0), [state.membrane]
         inputs = [self._inputs(drive) for drive in current.unbind(0)]
         for n, (before, after) in enumerate(pairwise(inputs), 1):
             y = self._solver.step(torch.cat([found[-1][..., None], others], -1), before, after, (len(FIXED),), self.dt)

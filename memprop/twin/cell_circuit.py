@@ -138,3 +138,9 @@ def each(twin: Any, name: str, value: ArrayLike, above: float = -np.inf) -> Tens
             f"{', above 0' if above == 0.0 else ''}. Correct it."
         )
     return torch.as_tensor(np.broadcast_to(array, twin.size).copy())
+
+
+def placed(twin: Any) -> list[list[float]]:
+    """Return what a population has besides its parameters: reference in V, gain, offset in A; an empty list where there is none."""
+    found = (twin.reference, twin.gain, twin.offset)
+    return [[] if value is None else value.detach().double().flatten().tolist() for value in found]

@@ -48,14 +48,14 @@ class Prepared:
         return membrane, [group.advance(v, x, 0.5 * dt)[0] for group, x in zip(self.groups, states, strict=True)]
 
     def follow(
-        self, current: Tensor, membrane: Tensor, start: list[Tensor], seen: Sequence[Tensor] | None
+        self, current: Tensor, membrane: Tensor, v: Tensor, start: list[Tensor], seen: Sequence[Tensor] | None
     ) -> list[Tensor]:
         """Return a measured ``membrane`` ``[T + 1, B, N]`` in V as a function of ``current``: its values, and this twin's slopes there.
 
-        ``seen`` are states measured in the middle of each step, per group ``[T, S, D, B, N]``; without them they are computed
-        from ``start`` along the measured membrane.
+        ``v`` is its first point with the slopes of the start. ``seen`` are states measured in the middle of each step, per group
+        ``[T, S, D, B, N]``; without them they are computed from ``start`` along the measured membrane.
         """
-        drives, v, states, found = (current + self.source).unbind(0), membrane[0], start, [membrane[0]]
+        drives, states, found = (current + self.source).unbind(0), start, [v]
         for n in range(len(drives) - 1):
             middle = None if seen is None else [block[n] for block in seen]
             v, states = self.step(v, states, drives[n], drives[n + 1], self.dt if n else 0.5 * self.dt, middle)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,9 @@ class Range:
         return Range(
             both(self.current, other.current), both(self.mem, other.mem), both(self.temperature, other.temperature)
         )
+
+
+FIELDS = ("current", "mem", "temperature")
 
 
 def outside(known: Range, used: Range, slack: float = 1e-9) -> str | None:
@@ -76,6 +81,14 @@ class RangeWatch:
     def forget(self) -> None:
         """Forget where the twin was."""
         self.seen = None
+
+    def record(self) -> dict[str, Any] | None:
+        """Return where the twin was, as plain values; None: nowhere."""
+        return None if self.seen is None else asdict(self.seen)
+
+    def recall(self, record: Mapping[str, Any] | None) -> None:
+        """Take where the twin was from a `record`."""
+        self.seen = None if record is None else Range(*((float(a), float(b)) for a, b in (record[k] for k in FIELDS)))
 
     def see(self, current: Ends, mem: Ends, dt: float, stacklevel: int = 3) -> None:
         """Take note of a run: ends of currents in A and membranes in V, and its step in s."""

@@ -139,6 +139,7 @@ def follow(weights: Weights, z: Tensor, current: Tensor, h: float, first: Tensor
     """
     folded, halves = fold(weights, h), half_kicks(weights, current, h)
     found = [injected(first[0], z[:, 0])]
+    z = torch.cat([found[0][:, None], z[:, 1:]], 1)
     for n in range(1, len(halves)):
         z = flow((z + halves[n - 1]).clamp(-1.0, 1.0), folded) + halves[n]
         if n % every == 0:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from memprop.circuit.cell import Cell, as_cell
 from memprop.errors import InputError
-from memprop.twin.cell_circuit import each
+from memprop.files import sha256
+from memprop.twin.cell_circuit import each, placed
 from memprop.twin.drive import Separable, expanded, shape_of
 from memprop.twin.learned.core import Weights, finer, follow, roll, settled
 from memprop.twin.ranges import Range, RangeWatch, ends_of
@@ -118,6 +119,12 @@ class LearnedTwin(nn.Module):
         self.register_buffer("reference", own.clone())
         self.to(dtype)
 
+    @property
+    def identity(self) -> str:
+        """Hash of what the population is, with what was learned."""
+        model = [sha256(w.cpu().numpy().tobytes()) for w in self.weights]
+        return sha256(f"{self.cell.digest} {self.model.rest} {self.model.span} {model} {placed(self)}")
+
     def refit(self, model: LearnedModel) -> None:
         """Compute with another model of the same cell from now on; the reference stays.
 
@@ -126,6 +133,7 @@ class LearnedTwin(nn.Module):
         InputError: it is of another cell.
         """
         like = self.rest
+        self.to("cpu")
         self._learn_from(model)
         self.to(like)
 
