@@ -21,13 +21,16 @@ from memprop.files import sha256
 from memprop.flow.reduction import VERSION, WAVEFORMS, ImageReduction, image_reduction
 from memprop.spice.farm import Job
 
+GREY = 0.5
+"""Pixels of the image that stands for all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageDecks:
     """Decks of a network that differ in the image only."""
 
     circuit: Elaborated
-    """The network under a dark image."""
+    """The network under a grey image: it has all the elements that images have, and a dark one lacks the load."""
     encoder: AlphaEncoder
     base: Deck
     """Its deck."""
@@ -95,7 +98,7 @@ def image_decks(
             f"network {network.name}: noise of each run, {noise!r}, is for the reduced form of ideal wires, this has {has}. "
             "Use the reduced form without wires, or drop the noise."
         )
-    circuit = elaborate(network, form, encoder.stimulus(torch.zeros(network.inputs)))
+    circuit = elaborate(network, form, encoder.stimulus(torch.full((network.inputs,), GREY)))
     base = make_deck(circuit, max_step, encoder.duration)
     image = circuit.sections[-1].file
     rest = replace(base, files={name: text for name, text in base.files.items() if name != image})

@@ -21,7 +21,7 @@ from memprop.deck.deck import Deck
 from memprop.deck.ngspice import deck_under, make_deck
 from memprop.errors import SimulationError
 from memprop.files import sha256
-from memprop.flow.image_jobs import conductance_digest
+from memprop.flow.image_jobs import GREY, conductance_digest
 from memprop.flow.reduction import on_grid
 from memprop.flow.simulate import MAX_STEP
 from memprop.learn.plant import Measured, Pairs
@@ -31,7 +31,7 @@ from memprop.spice.recording import Recording
 from memprop.twin.cell import DT
 from memprop.twin.population import make_cell_twin
 
-VERSION = 1
+VERSION = 2
 """Part of the key of kept measurements: raise it when this file measures something else."""
 
 
@@ -137,8 +137,8 @@ class SpicePlant:
             self._farm.cache.clear()
 
     def _deck(self, network: Network) -> tuple[Elaborated, Deck, Waves]:
-        """Return the circuit of a network under a dark image, its deck, and what is measured but for the time step."""
-        circuit = elaborate(network, self.form, self.encoder.stimulus(torch.zeros(network.inputs)))
+        """Return the circuit of a network under a grey image, its deck, and what is measured but for the time step."""
+        circuit = elaborate(network, self.form, self.encoder.stimulus(torch.full((network.inputs,), GREY)))
         base = make_deck(circuit, self.max_step, self.encoder.duration, energy=False)
         membranes = tuple(name for names in circuit.membranes().values() for name in names)
         states = tuple(
