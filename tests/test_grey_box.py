@@ -238,6 +238,8 @@ def test_fit_cell_writes_what_it_found_and_a_page(tmp_path: Path) -> None:
     assert len(stored["report"]["drift"]) == 10
     assert max(stored["report"]["drift"]) < 1e-3
     assert stored["report"]["times_faster_all_runs"] > 1
+    assert min(one["cosine"] for one in stored["report"]["gradient"]) > 0.999
+    assert all(0.98 < one["norm_ratio"] < 1.02 for one in stored["report"]["gradient"])
     assert stored["range"]["current"][0] < -5e-6
     assert (tmp_path / "fit" / "fit.png").stat().st_size > 30_000
 

@@ -4,7 +4,7 @@ Three forms of the same network share all sections but the crossbars and the inp
 
 * ``naive``: every RRAM cell is a resistor, or what the user's synapse is, in tiles of at most 64 x 64 pairs; every row has its
   driver. The reference, and the only form of a synapse that is not the shipped pair.
-* ``full``: every pair is a controlled source of the value ``{gp-gm}``, in the same tiles, at a tenth of the cost.
+* ``full``: every pair is a controlled source of the value ``{gp-gm}``, in the same tiles, at a fraction of the cost.
 * ``reduced``: each crossbar is replaced by its exact transconductance. That is no approximation: rows are ideal voltage
   sources and columns virtual grounds, so the column currents are linear in the row voltages, and the load of each row
   line, which sets the energy, is the sum of its conductances. The input rows share one waveform, so their crossbar

@@ -9,7 +9,7 @@ from memprop.circuit.network import Network
 from memprop.export.manifest import Testbench
 
 _IDEAL = """*full*: every pair of RRAM cells is a controlled source of the value `{gp-gm}`, in tiles of at most 64 x 64 pairs: between an
-ideal row and a virtual ground that is what two resistors to the rows +V and -V do, at a tenth of the cost. *reduced*: the same
+ideal row and a virtual ground that is what two resistors to the rows +V and -V do, at a fraction of the cost. *reduced*: the same
 network with each crossbar replaced by its exact transconductance and row loads; equal node voltages, far fewer elements."""
 _FORMS = {
     "full": _IDEAL,

@@ -22,11 +22,13 @@ from memprop.errors import InputError
 from memprop.files import ensure_folder, write_json
 from memprop.flow.cell_decks import cell_deck
 from memprop.flow.characterise import FINER, CharacteriseSettings, characterise
+from memprop.flow.fit_gradient import SIZES, gradient_of
+from memprop.flow.gradient import Comparison
 from memprop.flow.stimuli import Drive, rise_of
 from memprop.report.twin_figures import TwinPage, draw_page
 from memprop.spice.engine import make_engine
 from memprop.twin.cell import CellTwin
-from memprop.twin.fitted import FIT, FORMAT, GREY_BOX
+from memprop.twin.fitted import FIT, FORMAT, GREY_BOX, Fitted, load_fit
 from memprop.twin.fitting.grey_box import GreyBoxFit, fit_parameters
 from memprop.twin.fitting.metrics import (
     Errors,
@@ -40,6 +42,7 @@ from memprop.twin.fitting.metrics import (
 )
 from memprop.twin.fitting.predict import TwinOfCells, predict, sampled
 from memprop.twin.fitting.waveforms import CellWaveforms
+from memprop.twin.learned.twin import LearnedModel
 from memprop.twin.ranges import Range
 
 Floats = NDArray[np.float64]
@@ -66,6 +69,8 @@ class TwinReport:
     """Time of the engine over that of the twin, per run; 0: not measured."""
     ratio_single: float = 0.0
     """The same, where the twin takes one run at a time."""
+    gradient: tuple[Comparison, ...] = ()
+    """Gradient of a small network against differences in the engine, crossbar by crossbar; empty: not measured."""
 
     @property
     def held_out(self) -> Errors:
@@ -132,6 +137,11 @@ def fit_cell(
         after = replace(after, **_drift(twin, cell, waveforms, settings, folder, console))
         after = replace(after, **timed(twin, cell, waveforms, settings.engine, settings.timed_runs))
     write_json(folder / FIT, record(found, before, after, waveforms))
+    if settings.engine is not None:
+        after = replace(
+            after, gradient=gradients(cell, load_fit(folder), after, waveforms, settings.engine, settings.workers)
+        )
+        write_json(folder / FIT, record(found, before, after, waveforms))
     page = page_of(f"{cell.name}: grey box at {dt * 1e6:g} us, fitted to {waveforms.data.attrs['engine']}",
                    waveforms, fitted, true, after, nominal)  # fmt: skip
     draw_page(folder / "fit.png", page)
@@ -195,6 +205,20 @@ def timed(twin: TwinOfCells, cell: Cell, waveforms: CellWaveforms, engine_name: 
     return {"ratio": float(np.median(many)), "ratio_single": float(np.median(one))}
 
 
+def gradients(
+    cell: Cell,
+    fit: Fitted | LearnedModel,
+    report: TwinReport,
+    waveforms: CellWaveforms,
+    engine_name: str,
+    workers: int | None,
+) -> tuple[Comparison, ...]:
+    """Return what the gradient of a small network of fitted twins is worth; none where its conductances cannot be."""
+    duration = float(waveforms.time[-1])
+    with closing(make_engine(engine_name)) as engine:
+        return tuple(gradient_of(cell, fit, report.range, report.dt, duration, engine, workers=workers))
+
+
 def _seconds(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
@@ -239,6 +263,9 @@ def report_record(report: TwinReport) -> dict[str, Any]:
             "time_rms": spikes.typical, "time_worst": spikes.worst,
             "relative_worst": float(np.abs(spikes.relative).max(initial=0.0)),
         },
+        "gradient": [
+            {"crossbar": g.projection, "cosine": g.cosine, "norm_ratio": g.norm_ratio, "worst": g.worst} for g in report.gradient
+        ],
         "drift": list(report.drift), "drift_duration": report.drift_duration,
         "times_faster_all_runs": report.ratio, "times_faster_one_run": report.ratio_single,
     }  # fmt: skip
@@ -309,6 +336,10 @@ def say_report(after: TwinReport, console: Console, before: TwinReport | None = 
             f"runs of {after.drift_duration:g} s: {1e3 * after.drift[0]:.3g} mV rms at first, {1e3 * after.drift[-1]:.3g} at last",
             highlight=False,
         )
+    if after.gradient:
+        parts = ", ".join(f"cosine {g.cosine:.5f} norm x {g.norm_ratio:.3g}" for g in after.gradient)
+        sizes = "-".join(map(str, SIZES))
+        console.print(f"gradient of a {sizes} network against differences in SPICE: {parts}", highlight=False)
     if after.ratio:
         console.print(
             f"twin {after.ratio:.0f} times faster than SPICE on all runs at once, {after.ratio_single:.1f} on one",

@@ -20,6 +20,7 @@ from memprop.flow.cell_decks import ROOM_TEMPERATURE
 from memprop.flow.fit_cell import (
     TwinReport,
     check_version,
+    gradients,
     judge,
     long_waveforms,
     page_of,
@@ -144,6 +145,7 @@ def judge_learned(
         report, errors = replace(report, **drift), errors | more
     if settings.engine is not None:
         report = replace(report, **timed(twin, cell, waveforms, settings.engine, settings.timed_runs))
+        report = replace(report, gradient=gradients(cell, model, report, waveforms, settings.engine, settings.workers))
     model = replace(model, errors=errors)
     save_model(model, folder / FOLDER)
     write_json(folder / FIT, _record(model, report, waveforms))

@@ -23,6 +23,8 @@ from memprop.flow.plant import SpicePlant
 from memprop.flow.reduction import image_reduction
 from memprop.spice.engine import Engine
 from memprop.spice.farm import Farm
+from memprop.twin.fitted import Fitted
+from memprop.twin.learned.twin import LearnedModel
 from memprop.twin.network import from_network
 
 POINTS = 4000
@@ -99,14 +101,19 @@ class Comparison:
         return "holds" if 1 / LONGEST <= self.norm_ratio <= LONGEST else f"FAILS: {self.norm_ratio:.2g} times as long"
 
 
-def twin_gradient(question: Question, believed: Network, dt: float, engine: Engine | None = None) -> list[Array]:  # noqa: ARG001
+def twin_gradient(
+    question: Question, believed: Network, dt: float, engine: Engine | None = None,  # noqa: ARG001
+    fit: Fitted | LearnedModel | None = None,
+) -> list[Array]:  # fmt: skip
     """Return the gradient by backpropagation through the twin of ``believed``, one ``[row, column]`` array per crossbar.
+
+    With ``fit`` the twin is the fitted one.
 
     Raises
     ------
     InputError: the network has no twin.
     """
-    twin = from_network(believed, question.encoder, dt, torch.float64)
+    twin = from_network(believed, question.encoder, dt, torch.float64, fit)
     return _backward(question, twin(question.image.double()), [c.weight for c in twin.crossbars])
 
 
@@ -195,22 +202,24 @@ def _deck(question: Question, circuit: Elaborated) -> Deck:
 
 
 def check_gradient(
-    question: Question, rules: Sequence[str], engine: Engine, *,
+    question: Question, rules: Sequence[str] | Mapping[str, Rule], engine: Engine, *,
     count: int = 12, dt: float = 0.25e-6, seed: int = 0, believed: Network | None = None, workers: int | None = None,
 ) -> Iterator[tuple[str, Comparison]]:  # fmt: skip
     """Yield rule and comparison, crossbar by crossbar, on a random sample of ``count`` pairs each.
 
-    ``believed`` is the network that the rules differentiate, with the conductances of the question's; default the same network.
+    ``rules`` are names in `RULES`, or rules by name. ``believed`` is the network that they differentiate, with the conductances of
+    the question's; default the same network.
 
     Raises
     ------
     InputError: a rule is unknown, or a crossbar has too few pairs.
     SimulationError: a simulation failed.
     """
-    if unknown := [rule for rule in rules if rule not in RULES]:
+    known = rules if isinstance(rules, Mapping) else RULES
+    if unknown := [rule for rule in rules if rule not in known]:
         raise InputError(f"rule '{unknown[0]}' is unknown. Known: {', '.join(RULES)}.")
     generator = np.random.default_rng(seed)
-    gradients = {rule: RULES[rule](question, believed or question.network, dt, engine) for rule in rules}
+    gradients = {rule: known[rule](question, believed or question.network, dt, engine) for rule in rules}
     for k, projection in enumerate(question.network.projections):
         picked = sampled(projection, question.network, count, generator)
         found, moved = spice_gradient(question, projection, picked, engine, workers)

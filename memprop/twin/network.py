@@ -232,8 +232,11 @@ def float_rest(rest: Tensor) -> tuple[float, ...]:
     return tuple(float(value) for value in rest.double().flatten())
 
 
-def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torch.dtype = torch.float32) -> Twin:
-    """Return the twin of a feed-forward circuit.
+def from_network(
+    network: Network, encoder: AlphaEncoder, dt: float, dtype: torch.dtype = torch.float32,
+    fit: Fitted | LearnedModel | None = None,
+) -> Twin:  # fmt: skip
+    """Return the twin of a feed-forward circuit; ``fit`` is one of the cell of all its populations.
 
     Raises
     ------
@@ -255,7 +258,7 @@ def from_network(network: Network, encoder: AlphaEncoder, dt: float, dtype: torc
         dtype=dtype,
         wires=network.wires,
         options={
-            f"x{k + 1}": {"reference": p.rest, "gain": p.gain, "offset": p.offset}
+            f"x{k + 1}": {"reference": p.rest, "gain": p.gain, "offset": p.offset, "fit": fit}
             for k, p in enumerate(network.populations)
         },
     )

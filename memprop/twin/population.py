@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from memprop.circuit.cell import Cell, as_cell
 from memprop.errors import InputError
 from memprop.twin.cell import CellTwin
+from memprop.twin.fitted import Fitted
 from memprop.twin.learned.files import ABOUT, load_model
-from memprop.twin.learned.twin import LearnedTwin
+from memprop.twin.learned.twin import LearnedModel, LearnedTwin
 
 PopulationTwin = CellTwin | LearnedTwin
 FOLDER = "twin"
@@ -34,20 +35,25 @@ def make_cell_twin(
     *,
     dtype: torch.dtype = torch.float32,
     kernel: str = "auto",
+    fit: Fitted | LearnedModel | None = None,
     **options: Any,
 ) -> PopulationTwin:
     """Return the twin of ``size`` cells at a step of ``dt`` s, from equations, or the learned one in ``<cell>/twin``.
 
-    ``options`` are ``reference``, ``gain`` and ``offset`` of `CellTwin`.
+    ``fit`` is what the equations are corrected by, or a learned twin that takes their place; ``options`` are ``reference``,
+    ``gain`` and ``offset`` of `CellTwin`.
 
     Raises
     ------
     InputError: the cell has neither, its learned twin belongs to another netlist, or a parameter cannot be used.
     """
     cell = as_cell(cell, "neuron", "mif")
-    home = learned_home(cell)
-    if home is None:
-        return CellTwin(size, dt, cell=cell, parameters=parameters, dtype=dtype, kernel=kernel, **options)
+    if isinstance(fit, LearnedModel):
+        model = fit
+    elif fit is None and (home := learned_home(cell)) is not None:
+        model = load_model(home)
+    else:
+        return CellTwin(size, dt, cell=cell, parameters=parameters, dtype=dtype, kernel=kernel, fitted=fit, **options)
     if kernel == "fused":
         raise InputError(f"cell {cell.name} has a learned twin, which has no fused kernel. Use kernel='auto'.")
-    return LearnedTwin(size, dt, model=load_model(home), cell=cell, parameters=parameters, dtype=dtype, **options)
+    return LearnedTwin(size, dt, model=model, cell=cell, parameters=parameters, dtype=dtype, **options)
