@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from memprop.deck.deck import Deck, Transient
-from memprop.errors import ConvergenceError, EngineError, SimulationError, SimulationTimeout
+from memprop.errors import ConvergenceError, EngineError, OutputError, SimulationError, SimulationTimeout
 
 
 def rc(volts: float, tau: float = 1e-3, stop: float = 5e-3) -> Deck:
@@ -43,6 +43,14 @@ def broken(recording: xr.Dataset) -> dict[str, np.ndarray]:
     return {"last": recording["nobody"].values}
 
 
+def words(recording: xr.Dataset) -> dict[str, Any]:
+    return {"last": last(recording)["last"], "unit": "V"}
+
+
+def pair(recording: xr.Dataset) -> Any:
+    return float(recording["b"][0]), float(recording["b"][-1])
+
+
 @dataclass
 class Pretend:
     """An engine that does what the first word of a title says, and writes down in ``folder`` what it ran."""
@@ -66,6 +74,10 @@ class Pretend:
             raise EngineError("the engine is gone. Install it again.")
         if word == "crash":
             raise RuntimeError("a bug")
+        if word == "disk":
+            raise OSError(28, "No space left on device")
+        if word == "unwritten":
+            raise OutputError("cannot write deck.cir. Free some space.")
         time.sleep(30.0 if word == "hangs" else self.delay)
         return xr.Dataset({"b": ("time", [0.0, float(len(deck.title))])}, coords={"time": [0.0, 1.0]})
 
@@ -116,6 +128,21 @@ class Deadly(Absent):
         if self.here != os.getpid():
             print("out of luck", flush=True)  # noqa: T201
             os._exit(3)
+
+
+@dataclass
+class Doomed(Absent):
+    """An engine that is made after ``times`` workers were killed on their way, as where memory is short."""
+
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        self.here = self.here or os.getpid()
+        if self.here == os.getpid():
+            return
+        for k in range(self.times):
+            if self._first(f"killed{k}"):
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass

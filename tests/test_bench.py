@@ -20,7 +20,7 @@ from memprop import cli
 from memprop.circuit.wires import WiredCrossbar
 from memprop.data.sets import load
 from memprop.errors import EngineError, InputError
-from memprop.flow.bench import crossbar, run, spice, subjects, training, twin
+from memprop.flow.bench import crossbar, machine, run, spice, subjects, training, twin
 from memprop.flow.bench.counts import EXPONENTIAL, Count, both_ways, bytes_moved, operations
 from memprop.flow.bench.figures import draw
 from memprop.flow.bench.machine import Peaks, describe, engines
@@ -288,6 +288,52 @@ def test_rows_of_another_machine_are_measured_anew(tmp_path: Path) -> None:
     told: list[str] = []
     assert Sheet(tmp_path, "twin", {"cpu": "b"}, say=told.append).rows == []
     assert "machine or versions are others" in told[0]
+
+
+def test_rows_of_another_plan_or_program_are_measured_anew(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def row(plan: dict[str, float], source: str, value: int) -> int:
+        sheet = Sheet(tmp_path, "twin", {}, source=source, say=told.append)
+        return sheet.row("one", lambda: {"kind": "x", "value": value}, plan)["value"]
+
+    assert [row({"repeats": 2}, "a", 1), row({"repeats": 2}, "a", 2)] == [1, 1]
+    assert [row({"repeats": 5}, "a", 3), row({"repeats": 5}, "b", 4), row({}, "c", 5), row({}, "c", 6)] == [3, 4, 5, 5]
+    assert [line.removeprefix("twin: one") for line in told if "anew" in line] == [
+        ": measured anew, as its plan changed",
+        ": measured anew, as its source changed",
+        ": measured anew, as its plan and source changed",
+    ]
+
+
+def test_rows_of_a_file_without_plans_are_read_and_measured_anew(tmp_path: Path) -> None:
+    Sheet(tmp_path, "twin", {}).row("one", lambda: {"kind": "x"})
+    assert "plan" not in read_sheet(tmp_path / "twin.json")["rows"][0]
+    again = Sheet(tmp_path, "twin", {}, source="a")
+    assert again.row("one", lambda: {"kind": "y"}, {"repeats": 2}) == {
+        "id": "one", "plan": {"repeats": 2}, "source": "a", "kind": "y",
+    }  # fmt: skip
+
+
+def test_larger_plan_measures_the_rows_of_a_smaller_one_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(crossbar, "_row", lambda rows, columns, plan: asked.append((rows, columns)) or {"kind": "size"})
+    small = crossbar.CrossbarPlan([(2, 3)], 2)
+    for plan in (small, replace(small, sizes=[(2, 3), (4, 3)]), replace(small, repeats=3)):
+        crossbar.measure(Sheet(tmp_path, "crossbar", {}), plan)
+    assert asked == [(2, 3), (4, 3), (2, 3)]
+
+
+def test_source_changes_with_any_file_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memprop.__file__", str(tmp_path / "__init__.py"))
+    found = [machine.source()]
+    for name, text in (("a.py", "x = 1"), ("deep/kernel.cpp.in", "1"), ("deep/kernel.cpp.in", "2"), ("notes.txt", "3")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        found.append(machine.source())
+    assert len(set(found)) == 4
+    assert found[-1] == found[-2]
 
 
 @pytest.mark.slow

@@ -22,10 +22,11 @@ from memprop.device.library import load_device
 from memprop.errors import InputError, TrainingError
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.twin.assemble import read_circuit
-from memprop.twin.cell import CellState, CellTwin
+from memprop.twin.cell import CellTwin
 from memprop.twin.exponential import phi1, phi2
 from memprop.twin.prepared import Prepared
 from memprop.twin.splitting import UnsplittableError, split
+from memprop.twin.state import CellState
 
 torch.set_num_threads(1)
 

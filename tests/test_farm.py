@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -12,14 +14,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import farm_parts as parts
 import numpy as np
 import pytest
-from farm_parts import Absent, Batching, Deadly, Pretend, large, last, marked, mean, ran, rc, titled, wait_for
+from farm_parts import Absent, Batching, Deadly, Doomed, Pretend, large, last, marked, mean, ran, rc, titled, wait_for
 
 from memprop.deck.deck import Deck
 from memprop.errors import (
@@ -36,7 +39,8 @@ from memprop.report.progress import Tally
 from memprop.spice import local
 from memprop.spice.cache import ResultCache, pack, unpack
 from memprop.spice.farm import Farm, Job, Outcome
-from memprop.spice.local import LocalWorkers
+from memprop.spice.farm_worker import Done, Item
+from memprop.spice.local import LocalWorkers, Lost
 
 HERE = Path(__file__).parent
 
@@ -217,8 +221,25 @@ def test_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(local, "GRACE_S", 0.3)
     with Farm(Pretend(tmp_path), 1, retries=0, timeout_s=0.5) as farm:
         found = run(farm, titled("fine", "hangs", "good"))
-    assert "the worker process said nothing for 0.8 s and was killed" in str(found[1].error)
+    assert "the worker process said nothing for 1.3 s and was killed" in str(found[1].error)
     assert value(found[2]) == 4.0
+
+
+def test_who_takes_long_over_a_result_gets_no_worker_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GRACE_S", 0.2)
+    names = [f"deck{k}" for k in range(9)]
+    found: list[Outcome] = []
+    with Farm(Pretend(tmp_path), 1, timeout_s=0.1) as farm:
+        results = farm.run(titled(*names), last)
+        found.append(next(results))
+        members = pids(farm)
+        for outcome in results:
+            found.append(outcome)
+            if len(found) in (3, 6):
+                time.sleep(0.8)  # twice the patience with a worker
+        assert pids(farm) == members
+    assert [outcome.retries for outcome in found] == [()] * len(names)
+    assert ran(tmp_path) == names
 
 
 def test_fault_of_the_reducing_function_is_said_and_stops_nothing(tmp_path: Path) -> None:
@@ -231,10 +252,46 @@ def test_fault_of_the_reducing_function_is_said_and_stops_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("title", "text"), [("gone", "the engine is gone. Install it again"), ("crash", "worker: RuntimeError: a bug")]
+    ("reduce", "text"),
+    [
+        (parts.words, "returned 'unit': str; it must return arrays of numbers"),
+        (parts.pair, "returned a tuple; it must"),
+    ],
 )
-def test_fault_that_is_no_failure_of_a_simulation_is_not_hidden(tmp_path: Path, title: str, text: str) -> None:
-    with Farm(Pretend(tmp_path), 1) as farm, pytest.raises(EngineError, match=text):
+def test_reduction_that_is_no_arrays_by_name_is_the_failure_of_its_deck(tmp_path: Path, reduce: Any, text: str) -> None:
+    with Farm(Pretend(tmp_path), 1, cache=tmp_path) as farm:
+        jobs = [Job(str(k), lambda: titled("a")[0], function) for k, function in enumerate((last, reduce, last))]
+        found = run(farm, jobs, None)
+    assert [type(found[k].error) for k in (0, 1, 2)] == [type(None), ReductionError, type(None)]
+    assert text in str(found[1].error)
+
+
+def test_job_whose_deck_cannot_be_made_fails_alone(tmp_path: Path) -> None:
+    def refuse() -> Deck:
+        raise InputError("pixel 3 is NaN. Give a number.")
+
+    with Farm(Pretend(tmp_path), 1) as farm:
+        jobs = [Job(str(k), lambda k=k: refuse() if k == 1 else titled("a")[0], last) for k in range(3)]
+        found = run(farm, jobs, None)
+    assert [value(found[k]) for k in (0, 2)] == [1.0, 1.0]
+    assert isinstance(found[1].error, DeckError)
+    assert "deck 1: pixel 3 is NaN. Give a number." in str(found[1].error).replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("title", "kind", "text"),
+    [
+        ("gone", EngineError, "the engine is gone. Install it again"),
+        ("crash", EngineError, "worker: RuntimeError: a bug"),
+        ("disk", EngineError, "worker: OSError: .*No space left on device"),
+        ("unwritten", OutputError, "cannot write deck.cir. Free some space"),
+    ],
+)
+def test_fault_that_is_no_failure_of_a_simulation_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: str, kind: type[Exception], text: str
+) -> None:
+    monkeypatch.setattr(local, "GRACE_S", 5.0)  # a worker that says nothing of it would hang until then
+    with Farm(Pretend(tmp_path), 1, timeout_s=5.0) as farm, pytest.raises(kind, match=text):
         run(farm, titled("a", title, "b"))
 
 
@@ -247,6 +304,23 @@ def test_worker_that_does_not_start_is_said_with_its_last_words(tmp_path: Path) 
     text = r"does not start \(status 3\). It said: out of luck. Check the memory and the installation"
     with Farm(Deadly(tmp_path), 1) as farm, pytest.raises(EngineError, match=text):
         run(farm, titled("a"))
+
+
+def test_worker_that_is_killed_while_it_starts_is_replaced(tmp_path: Path) -> None:
+    with Farm(Doomed(tmp_path), 1, retries=0) as farm:
+        found = run(farm, titled("a", "bb", "ccc"))
+    assert (tmp_path / "killed0").is_file()
+    assert [(value(found[k]), found[k].retries) for k in range(3)] == [(1.0, ()), (2.0, ()), (3.0, ())]
+
+
+def test_workers_that_are_all_killed_while_they_start_end_the_farm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_UNREADY", 2)
+    text = r"does not start \(status -9\). It said: nothing"
+    with Farm(Doomed(tmp_path, times=10), 1) as farm, pytest.raises(EngineError, match=text):
+        run(farm, titled("a"))
+    assert len(list(tmp_path.glob("killed*"))) == 3
 
 
 # Kept results
@@ -291,6 +365,20 @@ def test_other_engine_or_reduction_is_another_result(tmp_path: Path) -> None:
     ):
         with Farm(Pretend(tmp_path, name=name), 1, cache=tmp_path) as farm:
             assert run(farm, decks, reduce)[0].cached == cached
+
+
+def test_edited_function_is_another_reduction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    path, found = tmp_path / "reduction_of_a_user.py", []
+    for factor in ("1.0", "20.0", "1.0"):
+        path.write_text(f"def scaled(recording):\n    return {{'last': {factor} * recording['b'].values[-1]}}\n")
+        importlib.invalidate_caches()
+        module = importlib.import_module(path.stem)
+        with Farm(Pretend(tmp_path), 1, cache=tmp_path) as farm:
+            outcome = run(farm, titled("abcd"), module.scaled)[0]
+        found.append((value(outcome), outcome.cached))
+        del sys.modules[path.stem]
+    assert found == [(4.0, False), (80.0, False), (4.0, True)]
 
 
 def test_kept_result_without_what_a_job_needs_is_made_anew(tmp_path: Path) -> None:
@@ -484,8 +572,59 @@ def test_cluster_of_this_machine_does_the_same(tmp_path: Path) -> None:
         assert {k: value(outcome) for k, outcome in found.items()} == {k: len(name) for k, name in enumerate(names)}
         with pytest.raises(EngineError, match="the engine is gone"):
             run(farm, titled("x", "gone"))
+        text = "worker of the cluster: RuntimeError: a bug. Check that the workers have the same packages"
+        with pytest.raises(EngineError, match=text):
+            run(farm, titled("x", "crash"))
     with Farm(Pretend(tmp_path), 1, cache=tmp_path) as farm:
         assert all(outcome.cached for outcome in run(farm, titled(*names)).values())
+
+
+def test_deck_that_is_lost_on_a_cluster_is_the_one_to_blame() -> None:
+    """Of a cluster's futures; one that kills its workers again and again takes a minute."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'farm' is not installed")
+    from memprop.spice.cluster import FEW, ClusterWorkers
+
+    workers: Any = ClusterWorkers.__new__(ClusterWorkers)
+    workers._recipe, workers._timeout_s, workers._flying, workers._threads = b"", 1.0, {}, 2
+    killed = distributed.KilledWorker("work-1", None, 3)
+    futures = iter([
+        SimpleNamespace(status="finished", done=lambda: True, result=lambda: pickle.dumps(Done(0, {}, None, 0.1))),
+        SimpleNamespace(status="error", done=lambda: True, exception=lambda: killed),
+        SimpleNamespace(status="pending", done=lambda: False),
+        SimpleNamespace(status="error", done=lambda: True, exception=lambda: ValueError("a bug")),
+    ])  # fmt: skip
+    workers._client = Client(futures)
+    workers._distributed = SimpleNamespace(wait=lambda *_, **__: None, KilledWorker=distributed.KilledWorker)
+    assert workers.hungry()
+    workers.submit([Item(k, deck, last) for k, deck in enumerate(titled("a", "b", "c"))])
+    assert list(workers.wait()) == [Done(0, {}, None, 0.1), Lost(1, "the worker of the cluster died.", ())]
+    assert list(workers._flying.values()) == [2]
+    workers.submit([Item(3, titled("d")[0], last)])
+    with pytest.raises(EngineError, match="worker of the cluster: ValueError: a bug"):
+        list(workers.wait())
+    workers._flying = dict.fromkeys(range(2 * FEW), 0)
+    assert not workers.hungry()
+
+
+@dataclass
+class Client:
+    """A client of a cluster that gives out futures, one per task."""
+
+    futures: Iterator[Any]
+    status: str = "running"
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        return Handle(next(self.futures))
+
+    def nthreads(self) -> dict[str, int]:
+        return {"one": 1, "two": 1}
+
+
+class Handle:
+    """A future that can be a key."""
+
+    def __init__(self, future: Any) -> None:
+        self.__dict__ = vars(future)
 
 
 def test_cluster_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from memprop.twin.drive import Separable, expanded
 from memprop.twin.fused import compiler, kernel
 from memprop.twin.fused.cpu import constants
 from memprop.twin.fused.program import Writer, adjoint, expm1, phi
+from memprop.twin.fused.step import MOST, _extremes
 from memprop.twin.network import Twin
 
 
@@ -94,6 +95,71 @@ def test_cells_of_users(tmp_path: Path, name: str) -> None:
     twins = _twins(find_cell(str(write(tmp_path, name, own))), 6, torch.float64, own.dt)
     drive = _drive(60, 3, 6, torch.float64)
     assert_equal_runs(*twins, Separable(drive.waveform, drive.amplitude * own.peak / 4e-6), 1e-9)
+
+
+def test_rate_with_a_logistic_function_in_a_denominator_equals_the_eager_twin(tmp_path: Path) -> None:
+    """The rate is fifty times larger where the function is 0 than where it is 1, and a polynomial for small rates far off."""
+    home = write(tmp_path, "own_device", OWN["own_device"])
+    text = (home / "my_device.va").read_text()
+    level = "0.5 * (1.0 + tanh((V(p, n) - 0.02) / 0.01))"
+    changed = text.replace("+ V(s) - rise * (1.0 - V(s));", f"+ (V(s) - 0.5) / (0.02 + {level});")
+    assert changed != text
+    (home / "my_device.va").write_text(changed)
+    twins = _twins(find_cell(str(home)), 6, torch.float64, 0.1e-6)
+    assert twins[1].method == "splitting"
+    drive = _drive(60, 3, 6, torch.float64)
+    assert_equal_runs(*twins, Separable(drive.waveform, drive.amplitude * 2.5), 1e-9)
+
+
+def test_rates_are_bounded_only_where_logistic_functions_are_in_straight_lines() -> None:
+    x, y, k = (Symbol(name, real=True) for name in "xyk")
+    one, two = sigmoid(x), sigmoid(y)
+    assert _extremes(2 * k) == [2 * k]
+    assert _extremes(k * (3 + one)) == [3 * k, 4 * k]
+    assert sorted(map(str, _extremes(k + one - 2 * one * two))) == ["k", "k", "k + 1", "k - 1"]
+    assert _extremes(k / (1.5 - one)) == []
+    assert _extremes(k * one * (1 - one)) == []
+    assert _extremes(sympy.exp(one)) == []
+    assert _extremes(sum((sigmoid(n * x) for n in range(1, MOST + 2)), k)) == []
+    assert x in _extremes(x * one)[1].free_symbols
+
+
+def test_type_of_a_run_is_that_of_the_twin() -> None:
+    twin, drive = CellTwin(3, 0.5e-6, kernel="fused"), _drive(20, 4, 3, torch.float64)
+    plain = twin(Separable(drive.waveform.float(), drive.amplitude.float()))
+    for current in (drive, Separable(drive.waveform, drive.amplitude.float()), expanded(drive)):
+        found = twin(current)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, plain, rtol=0.0, atol=1e-7)
+
+
+def test_one_state_serves_a_batch_and_others_must_fit() -> None:
+    drive, found = _drive(20, 16, 3, torch.float64), []
+    for twin in _twins("mif", 3, torch.float64, 0.5e-6):
+        start = twin.resting_state(1)
+        v = (start.membrane + 0.01).requires_grad_()
+        given = start._replace(membrane=v)
+        out, end = twin.run(expanded(drive), given)
+        found.append((out.detach(), end.states[0].detach(), *torch.autograd.grad(out.square().sum(), v)))
+    for eager, fused in zip(*found, strict=True):
+        assert float((fused - eager).norm()) <= 1e-11 * float(eager.norm())
+    twin = CellTwin(3, 0.5e-6, dtype=torch.float64, kernel="fused")
+    with pytest.raises(
+        InputError, match="the state at the start is of a batch of 3, the current of one of 16. Make them"
+    ):
+        twin.run(drive, twin.resting_state(3))
+
+
+def test_gradients_by_waveform_and_reference_are_those_of_the_eager_twin() -> None:
+    drive, found = _drive(20, 4, 3, torch.float64), []
+    for twin in _twins("mif", 3, torch.float64, 0.5e-6):
+        leaves = [t.clone().requires_grad_() for t in (drive.waveform, drive.amplitude, twin.reference)]
+        wave, amplitude, reference = leaves
+        above, _ = twin._stepped(Separable(wave, amplitude), twin.resting_state(4), reference)
+        found.append(torch.autograd.grad(above.sin().square().sum(), leaves))
+    for eager, fused in zip(*found, strict=True):
+        assert float(eager.norm()) > 0
+        assert float((fused - eager).norm()) <= 1e-11 * float(eager.norm())
 
 
 def test_gradient_is_that_of_finite_differences() -> None:

@@ -300,9 +300,14 @@ def test_training_refuses_what_it_cannot_learn() -> None:
     waveforms = relaxation(6, 21)
     with pytest.raises(InputError, match=r"another version of cell mif"):
         learn_cell(waveforms, load_cell("mif"), TINY)
-    for degrees in (np.linspace(0.0, 80.0, 6), np.full(6, 85.0)):  # of two temperatures, and of one that is not the twins'
+    for degrees in (
+        np.linspace(0.0, 80.0, 6),
+        np.full(6, 85.0),
+    ):  # of two temperatures, and of one that is not the twins'
         hot = CellWaveforms(waveforms.data.assign(temperature=("run", degrees)))
-        with pytest.raises(InputError, match=r"another temperature than 27 degrees Celsius; a learned twin knows one cell at that one"):
+        with pytest.raises(
+            InputError, match=r"another temperature than 27 degrees Celsius; a learned twin knows one cell at that one"
+        ):
             learn_cell(hot, CELL, TINY)
 
 

@@ -17,9 +17,10 @@ from memprop.circuit.network import Network, Population, Projection
 from memprop.conductance.pair import ConductanceRange
 from memprop.data.encode import AlphaEncoder
 from memprop.errors import InputError
-from memprop.twin.cell import DT, MIF, CellState
+from memprop.twin.cell import DT, MIF
 from memprop.twin.crossbar import Crossbar
 from memprop.twin.network import Twin, from_network
+from memprop.twin.state import CellState
 
 torch.set_num_threads(1)
 

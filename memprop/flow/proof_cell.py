@@ -13,7 +13,8 @@ from memprop.conductance.pair import Array
 from memprop.deck.deck import Deck, Transient
 from memprop.files import shipped
 from memprop.spice.engine import Engine
-from memprop.twin.cell import MIF, CellState
+from memprop.twin.cell import MIF
+from memprop.twin.state import CellState
 
 TABLE_A: tuple[tuple[float, float, float, float, float, float], ...] = (
     (2e-6, 20e-6, 65.14e-3, 13.32e-3, 0.0256, 0.0017),

@@ -1,6 +1,7 @@
 """The workers of a farm on a cluster, through ``dask.distributed``, an extra: ``pip install 'memprop[farm]'``.
 
-A batch is one task of the cluster, and its results come together. If a worker of the cluster dies, its batch is run again.
+Each deck is one task of the cluster, so that the death of a worker costs what it had in hand or had not sent back yet. The cluster
+itself runs tasks again whose worker died; what it gives up after several deaths is lost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from memprop.errors import EngineError, InputError
+from memprop.errors import EngineError, InputError, MempropError
 from memprop.spice.engine import Engine
 from memprop.spice.farm_worker import Done, Item, make, simulate, to_bytes
 from memprop.spice.local import Lost
@@ -18,16 +19,19 @@ from memprop.spice.local import Lost
 CONNECT_S = 15.0
 """Longest time that a scheduler may take to answer."""
 LOCAL = "local"
+FEW = 2
+"""Decks per thread that are with the cluster when it wants more, so that none waits."""
 _ENGINES: dict[bytes, Engine] = {}
 """Engines of this process, where it is a worker of a cluster."""
 
 
 def work(recipe: bytes, content: bytes, timeout_s: float) -> bytes:
-    """Simulate a batch in a worker of the cluster."""
+    """Simulate an item in a worker of the cluster."""
     if recipe not in _ENGINES:
         _ENGINES[recipe] = make(recipe)
-    items = pickle.loads(content)  # noqa: S301 - from the farm, which the cluster trusts with any code
-    return pickle.dumps(list(simulate(_ENGINES[recipe], items, timeout_s)), protocol=5)
+    item = pickle.loads(content)  # noqa: S301 - from the farm, which the cluster trusts with any code
+    (done,) = simulate(_ENGINES[recipe], [item], timeout_s)
+    return pickle.dumps(done, protocol=5)
 
 
 class ClusterWorkers:
@@ -59,7 +63,7 @@ class ClusterWorkers:
                 f"no dask scheduler answers at '{address}' ({error or type(error).__name__}). Start one with `dask scheduler`, check "
                 "the address, e.g. tcp://host:8786, or give 'local'."
             ) from error
-        self._flying: dict[Any, tuple[int, ...]] = {}
+        self._flying: dict[Any, int] = {}
         self._distributed: Any = distributed
         self._threads = self._counted()
 
@@ -73,21 +77,22 @@ class ClusterWorkers:
         return max(1, sum(threads.values()))
 
     def hungry(self) -> bool:
-        """Return whether the cluster wants a batch: two per worker are there, so that none waits."""
-        return len(self._flying) < 2 * self.count
+        """Return whether the cluster wants more decks."""
+        return len(self._flying) < FEW * self.count
 
     def submit(self, items: Sequence[Item]) -> None:
-        """Give a batch to the cluster."""
-        content = to_bytes(list(items), "a deck or its reducing function")
-        future = self._client.submit(work, self._recipe, content, self._timeout_s, pure=False)
-        self._flying[future] = tuple(item.number for item in items)
+        """Give a batch to the cluster, as one task per item."""
+        for item in items:
+            content = to_bytes(item, "a deck or its reducing function")
+            future = self._client.submit(work, self._recipe, content, self._timeout_s, pure=False)
+            self._flying[future] = item.number
 
     def wait(self) -> Iterator[Done | Lost]:
-        """Wait until a batch is done, and yield its results.
+        """Wait until something is done, and yield it.
 
         Raises
         ------
-        EngineError: the cluster is gone, or its workers have no engine.
+        EngineError: the cluster is gone, or its workers have no engine or cannot work.
         """
         with suppress(TimeoutError):
             self._distributed.wait(list(self._flying), timeout=5.0, return_when="FIRST_COMPLETED")
@@ -95,25 +100,25 @@ class ClusterWorkers:
             raise EngineError("the dask cluster is gone. Results until now are kept; start it again and run the same.")
         self._threads = self._counted()  # a cluster grows and shrinks
         for future in [future for future in self._flying if future.done()]:
-            numbers = self._flying.pop(future)
-            yield from self._results(future, numbers)
+            yield self._result(future, self._flying.pop(future))
 
-    def _results(self, future: Any, numbers: tuple[int, ...]) -> Iterator[Done | Lost]:
+    def _result(self, future: Any, number: int) -> Done | Lost:
         if future.status == "finished":
-            yield from pickle.loads(future.result())  # noqa: S301 - from the cluster, which the user trusts
-            return
+            return pickle.loads(future.result())  # noqa: S301 - from the cluster, which the user trusts
         error = future.exception() if future.status == "error" else None
-        if error is not None and not isinstance(error, self._distributed.KilledWorker):
+        if error is None or isinstance(error, self._distributed.KilledWorker):
+            return Lost(number, "the worker of the cluster died.", ())
+        if isinstance(error, MempropError):
             raise error
-        # which deck of several was in hand is not known: each is tried alone
-        blamed = numbers[0] if len(numbers) == 1 else None
-        yield Lost(blamed, "the worker of the cluster died.", () if len(numbers) == 1 else numbers)
+        raise EngineError(
+            f"worker of the cluster: {type(error).__name__}: {error}. Check that the workers have the same packages as this machine."
+        ) from error
 
     def stop(self) -> Iterator[Done]:
         """Give up what runs; yield what was finished before."""
         for future in list(self._flying):
             if future.status == "finished":
-                yield from pickle.loads(future.result())  # noqa: S301
+                yield pickle.loads(future.result())  # noqa: S301
         with suppress(Exception):
             self._client.cancel(list(self._flying), force=True)
         self._flying.clear()

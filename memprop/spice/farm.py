@@ -11,6 +11,7 @@ in hand, and the same call goes on from there.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
-from memprop.errors import InputError, RawFileError, SimulationError, SimulationTimeout, SimulatorKilled
+from memprop.errors import DeckError, InputError, RawFileError, SimulationError, SimulationTimeout, SimulatorKilled
 from memprop.files import sha256
 from memprop.spice.cache import ResultCache
 from memprop.spice.engine import Engine, make_engine
@@ -202,6 +203,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _source(reduce: Reduce) -> bytes:
+    """Return the text of a plain function: pickle knows its name only, and another text is another result."""
+    try:
+        return inspect.getsource(reduce).encode() if inspect.isfunction(reduce) else b""
+    except OSError:  # made at run time
+        return b""
+
+
 def _check(workers: int | None, retries: int, batch: int, timeout_s: float) -> None:
     for name, value, least in (("workers", workers, 1), ("retries", retries, 0), ("batch", batch, 1)):
         if value is not None and value < least:
@@ -220,7 +229,7 @@ class _Run:
         self.size, self.more = 1, True
 
     def _jobs(self, decks: Iterable[Deck | Job], reduce: Reduce | None) -> Iterator[Job]:
-        label = sha256(to_bytes(reduce, "the reducing function")) if reduce is not None else ""
+        label = sha256(to_bytes(reduce, "the reducing function") + _source(reduce)) if reduce is not None else ""
         for deck in decks:
             if isinstance(deck, Job):
                 yield deck
@@ -266,8 +275,13 @@ class _Run:
             kept = None if self.farm.cache is None else self.farm.cache.get(key)
             if kept is not None and all(name in kept.arrays for name in job.needs):
                 yield Outcome(index, kept.arrays, None, True, kept.seconds)
+                continue
+            try:
+                deck = job.deck()
+            except InputError as error:  # one bad image or value stops none of the others
+                yield Outcome(index, None, DeckError(f"deck {index}", str(error)), False, 0.0)
             else:
-                self.waiting.append(_Task(index, key, job.deck(), job.reduce))
+                self.waiting.append(_Task(index, key, deck, job.reduce))
 
     def keep(self, done: Done) -> _Task:
         """Put a result into the cache; return its task."""
@@ -286,7 +300,7 @@ class _Run:
     def _lost(self, lost: Lost) -> Iterator[Outcome]:
         for number in reversed(lost.waiting):
             self.waiting.appendleft(self.flying.pop(number))
-            self.waiting[0].alone |= lost.blamed is None
+            self.waiting[0].alone |= lost.blamed is None and not lost.innocent
         if lost.blamed is not None:
             error = SimulatorKilled(self.flying[lost.blamed].deck.title, lost.reason)
             yield from self._failed(lost.blamed, error, lost.reason, 0.0)

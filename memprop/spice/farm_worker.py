@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from memprop.deck.deck import Deck
@@ -129,9 +130,26 @@ def _reduced(
     if isinstance(result, SimulationError):
         return None, result
     try:
-        return item.reduce(result), None
+        arrays = item.reduce(result)
     except Exception as error:
         return None, ReductionError(item.deck.title, f"the reducing function raised {type(error).__name__}: {error}.")
+    if wrong := _wrong(arrays):
+        return None, ReductionError(
+            item.deck.title, f"the reducing function returned {wrong}; it must return arrays of numbers by name."
+        )
+    return arrays, None
+
+
+def _wrong(arrays: Any) -> str:
+    """Return in words what cannot be kept of a reduction; nothing where all can."""
+    if not isinstance(arrays, dict):
+        return f"a {type(arrays).__name__}"
+    odd = [f"{name!r}: {type(value).__name__}" for name, value in arrays.items() if not _is_array(name, value)]
+    return ", ".join(odd)
+
+
+def _is_array(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and np.asarray(value).dtype.kind in "biufc"
 
 
 def main(number: str) -> None:
@@ -150,13 +168,20 @@ def main(number: str) -> None:
         try:
             items = pickle.loads(batches.get())  # noqa: S301 - from the process that started this one
             for done in simulate(engine, items, timeout_s):
-                line.send_bytes(pickle.dumps(done, protocol=5))
-        except OSError:  # the farm is gone; the listener ends this process
-            threading.Event().wait()
+                _send(line, done)
         except Exception as error:
-            line.send(
-                error if isinstance(error, MempropError) else EngineError(f"worker: {type(error).__name__}: {error}")
+            _send(
+                line,
+                error if isinstance(error, MempropError) else EngineError(f"worker: {type(error).__name__}: {error}"),
             )
+
+
+def _send(line: Connection, thing: Done | MempropError) -> None:
+    content = pickle.dumps(thing, protocol=5)
+    try:
+        line.send_bytes(content)
+    except OSError:  # the farm is gone; the listener ends this process
+        threading.Event().wait()
 
 
 def _listen(line: Connection, batches: queue.SimpleQueue[bytes], engine: Engine) -> None:

@@ -28,6 +28,8 @@ from memprop.spice.farm_worker import MARK, Done, Item, kill_marked, to_bytes
 
 START_S = 60.0
 """Longest time that a worker may take to start."""
+MOST_UNREADY = 5
+"""Workers that may be killed while they start before that is a fault of the machine."""
 GRACE_S = 60.0
 """A worker that says nothing for so long after the timeout of its deck hangs, and is killed."""
 FEW = 2
@@ -43,6 +45,8 @@ class Lost(NamedTuple):
     reason: str
     waiting: tuple[int, ...]
     """The others, which it had not begun."""
+    innocent: bool = False
+    """Whether it is known that none of them was in hand."""
 
 
 class _Worker:
@@ -72,27 +76,28 @@ class _Worker:
         with suppress(OSError):
             self.line.send_bytes(content)
 
-    def take(self) -> Done | None:
-        """Return what has arrived; None if that was the greeting.
+    def take(self) -> Done | MempropError | None:
+        """Return what has arrived: a result, or a fault that is none of a deck; None if that was the greeting.
 
         Raises
         ------
         EOFError, OSError: the worker is dead.
-        MempropError: it has a fault that is none of a deck.
         """
         self.reading = True
         content = pickle.loads(self.line.recv_bytes())  # noqa: S301 - from a process that this one started
         self.reading = False
-        self.heard, self.ready, self.patience = time.monotonic(), True, self._timeout_s + GRACE_S
-        if isinstance(content, MempropError):
-            raise content
+        # A deck that its batch gave up may run once more by itself.
+        self.heard, self.ready, self.patience = time.monotonic(), True, 2 * self._timeout_s + GRACE_S
         if isinstance(content, Done):
             self.held.remove(content.number)
         return content
 
     @property
     def hangs(self) -> bool:
-        return bool(self.held or not self.ready) and time.monotonic() - self.heard > self.patience
+        silent = time.monotonic() - self.heard > self.patience
+        return (
+            bool(self.held or not self.ready) and silent and not self.line.poll()
+        )  # the farm may not have looked for long
 
     def kill(self) -> int:
         """End the process and its simulators; return its exit status."""
@@ -116,6 +121,7 @@ class LocalWorkers:
         self._workers: list[_Worker] = []
         self._started = 0
         self._kept: set[Path] = set()
+        self._unready = 0
 
     @property
     def count(self) -> int:
@@ -152,32 +158,37 @@ class LocalWorkers:
             try:
                 done = worker.take()
             except (EOFError, OSError):
-                yield self._lost(worker, "")
-            else:
-                if done is not None:
-                    self._note(done)
-                    yield done
+                yield from self._lost(worker, "")
+                continue
+            if isinstance(done, MempropError):
+                raise done
+            if done is not None:
+                self._note(done)
+                yield done
         for worker in [worker for worker in self._workers if worker.hangs]:
-            yield self._lost(worker, f"the worker process said nothing for {worker.patience:g} s and was killed.")
+            yield from self._lost(worker, f"the worker process said nothing for {worker.patience:g} s and was killed.")
 
     def _note(self, done: Done) -> None:
         if done.error is not None and done.error.folder is not None:
             self._kept.add(done.error.folder)
 
-    def _lost(self, worker: _Worker, reason: str) -> Lost:
+    def _lost(self, worker: _Worker, reason: str) -> Iterator[Lost]:
         status = worker.kill()
         self._workers.remove(worker)
         worker.line.close()
-        if not worker.ready:
+        if not worker.ready and (status >= 0 or self._unready >= MOST_UNREADY):
             raise EngineError(
                 f"a worker process of the farm does not start (status {status}). It said: {worker.said()}. Check the memory and the "
                 f"installation: {sys.executable} must be able to import memprop."
             )
         end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        first, *rest = worker.held or (None,)
-        return Lost(
-            first, reason or f"the worker process {end}.", tuple(number for number in rest if number is not None)
-        )
+        reason = reason or f"the worker process {end}."
+        if not worker.ready:  # killed before it began: none of its decks is to blame
+            self._unready += 1
+            yield Lost(None, reason, tuple(worker.held), innocent=True)
+        elif worker.held:
+            first, *rest = worker.held
+            yield Lost(first, reason, tuple(rest))
 
     def stop(self) -> Iterator[Done]:
         """Kill all workers and their simulators; yield what they had finished before."""
@@ -188,7 +199,7 @@ class LocalWorkers:
             with suppress(EOFError, OSError, pickle.UnpicklingError, MempropError):
                 while not worker.reading:  # an interrupt in the middle of a message leaves its rest in the line
                     done = worker.take()
-                    if done is not None:
+                    if isinstance(done, Done):
                         self._note(done)
                         yield done
             worker.line.close()

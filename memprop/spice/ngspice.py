@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class NgspiceEngine:
         DeckError: the deck cannot be read; that must stop none of the others.
         """
         deck = steps[0].deck
-        names = _written_compiled(deck, folder) if self.osdi else write_deck(deck, folder)
+        names = _written(deck, folder, write_compiled if self.osdi else write_deck)
         raw_names = {f"v({node.lower()})": f"v({name.lower()})" for node, name in names.items()}
         if len(steps) == 1:
             return Written([str(self.program.path), "-n", "-b", "-r", "out.raw", "deck.cir"], ["out.raw"], raw_names)
@@ -141,10 +141,10 @@ def write_deck(deck: Deck, folder: Path) -> dict[str, str]:
     return {}
 
 
-def _written_compiled(deck: Deck, folder: Path) -> dict[str, str]:
-    """Write the deck; what cannot be read is a failure of this deck, and must stop none of the others."""
+def _written(deck: Deck, folder: Path, write: Callable[[Deck, Path], dict[str, str]]) -> dict[str, str]:
+    """Write the deck; what cannot be read or written is a failure of this deck, and must stop none of the others."""
     try:
-        return write_compiled(deck, folder)
+        return write(deck, folder)
     except InputError as error:
         raise DeckError(deck.title, str(error), folder, "The deck's netlist could not be read.") from error
 

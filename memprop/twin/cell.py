@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from memprop.twin.injection import injected
 from memprop.twin.prepared import Prepared, expression_value
 from memprop.twin.ranges import RangeWatch, ends_of
 from memprop.twin.splitting import Splitting, UnsplittableError
+from memprop.twin.state import CellState, batch_of, of_batch
 
 DT = 0.25e-6
 """Default time step in s: the trained networks of this project then follow ngspice within 5 mV at any time."""
@@ -31,16 +32,6 @@ WORTH = 20_000
 """Neurons x steps of a run from which on its kernel is fused: fewer are soon done in torch, and building a kernel takes seconds."""
 _PREFIX = "parameter_"
 """Of the names of buffers that hold parameters of the cell, which may be called anything."""
-
-
-class CellState(NamedTuple):
-    """State of a population between two calls."""
-
-    membrane: Tensor
-    """Membrane voltage in V, ``[B, N]``."""
-    states: tuple[Tensor, ...]
-    """Device states at the same time: per group of equal devices ``[S, D, B, N]`` (S states of D devices); or, for cells of
-    general form, all other unknowns of the circuit as one ``[n, B, N]``."""
 
 
 class CellTwin(nn.Module):
@@ -220,7 +211,7 @@ class CellTwin(nn.Module):
     def starting_state(self, current: Tensor | Separable) -> CellState:
         """Return the state from which `forward` and `trace` start under ``current``, ``[T + 1, B, N]``: see `settles`."""
         if not self.settles or len(shape_of(current)) != 3:
-            return self.resting_state(_batch(current))
+            return self.resting_state(batch_of(current))
         first = current.waveform[0] * current.amplitude if isinstance(current, Separable) else current[0]
         return self.settled_state(first)
 
@@ -260,7 +251,7 @@ class CellTwin(nn.Module):
 
         Raises
         ------
-        InputError: ``current`` is not ``[T + 1, B, N]`` with this population's N and at least one step.
+        InputError: ``current`` is not ``[T + 1, B, N]`` with this population's N and at least one step, or ``state`` of another batch.
         EngineError: the fused kernel was asked for and cannot be built.
         """
         return self._run(current, state, torch.zeros_like(self.rest))
@@ -273,7 +264,7 @@ class CellTwin(nn.Module):
                 f"current has shape {shape}; a population of {self.size} needs [T + 1, B, {self.size}], T >= 1. "
                 "Put time first."
             )
-        above, end = self._stepped(self._mirrored(current), state, reference)
+        above, end = self._stepped(self._mirrored(current), of_batch(state, shape[1]), reference)
         if self.watch is not None:
             self._show(self.watch, current, above + reference)
         return above, end
@@ -382,11 +373,6 @@ class MIF(CellTwin):
 
     Equations: S. M. Kang et al., IEEE TCAS-I, Nov 2021 (cell card ``circuits/mif/cell.toml``). Parameters as in `CellTwin`.
     """
-
-
-def _batch(current: Tensor | Separable) -> int:
-    shape = shape_of(current)
-    return shape[1] if len(shape) == 3 else 1
 
 
 def _choice(plan: Splitting | UnsplittableError, method: str) -> tuple[Splitting | None, str]:

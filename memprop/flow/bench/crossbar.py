@@ -41,8 +41,9 @@ class CrossbarPlan:
 
 def measure(sheet: Sheet, plan: CrossbarPlan) -> None:
     """Measure the rows of ``plan``."""
+    made = {"repeats": plan.repeats, "splu_most": plan.splu_most, "package_most": plan.package_most}
     for rows, columns in plan.sizes:
-        sheet.row(f"{rows} x {columns} pairs", lambda rows=rows, columns=columns: _row(rows, columns, plan))
+        sheet.row(f"{rows} x {columns} pairs", lambda rows=rows, columns=columns: _row(rows, columns, plan), made)
 
 
 def _row(rows: int, columns: int, plan: CrossbarPlan) -> Row:

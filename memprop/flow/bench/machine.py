@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+import memprop
 from memprop.errors import EngineError
+from memprop.files import sha256
 from memprop.flow.bench.measure import Run
 from memprop.spice.engine import Engine, make_engine
 from memprop.spice.find import find_ngspice
@@ -39,6 +41,13 @@ def describe(osdi: Path | None = None) -> dict[str, Any]:
         "engines": {name: engine.name for name, engine in engines(osdi).items()},
         "cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
     }  # fmt: skip
+
+
+def source() -> str:
+    """Return a hash of the files of memprop: times of another text are times of another program."""
+    package = Path(memprop.__file__).parent
+    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".in"))
+    return sha256("".join(f"{path.relative_to(package)}\n{path.read_text(encoding='utf-8')}\n" for path in files))[:16]
 
 
 def engines(osdi: Path | None = None) -> dict[str, Engine]:

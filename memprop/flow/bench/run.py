@@ -15,7 +15,7 @@ from rich.table import Table
 from memprop.errors import InputError
 from memprop.flow.bench import crossbar, spice, training, twin
 from memprop.flow.bench.figures import draw
-from memprop.flow.bench.machine import describe
+from memprop.flow.bench.machine import describe, source
 from memprop.flow.bench.sheet import Row, Sheet
 from memprop.flow.bench.summary import Line, lines, machine
 
@@ -84,10 +84,17 @@ def bench(settings: BenchSettings, out: Path, console: Console) -> dict[str, lis
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    about = describe(settings.osdi)
+    about, program = describe(settings.osdi), source()
     found: dict[str, list[Row]] = {}
     for name in settings.chosen:
-        sheet = Sheet(out, name, about, again=settings.again, say=lambda line: console.print(line, highlight=False))
+        sheet = Sheet(
+            out,
+            name,
+            about,
+            again=settings.again,
+            source=program,
+            say=lambda line: console.print(line, highlight=False),
+        )
         plan = PARTS[name].plans[settings.size]
         if name == "spice":
             plan = replace(plan, bundle=settings.bundle, osdi=settings.osdi)

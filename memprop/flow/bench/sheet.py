@@ -18,12 +18,14 @@ VERSION = 1
 class Sheet:
     """Rows of one part in ``folder/<part>.json``.
 
-    Rows are kept only while machine and versions are the same, so that all rows of a file can be compared.
+    Rows are kept only while machine and versions are the same, so that all rows of a file can be compared. Each remembers the plan
+    and the source of the program that made it, and is measured anew with others.
 
     Parameters
     ----------
     about: machine and versions.
     again: measure rows again that are there already.
+    source: hash of the program, see `memprop.flow.bench.machine.source`.
     say: told one line per row.
 
     Raises
@@ -33,10 +35,11 @@ class Sheet:
     """
 
     def __init__(
-        self, folder: Path, part: str, about: Mapping[str, Any], *, again: bool = False,
+        self, folder: Path, part: str, about: Mapping[str, Any], *, again: bool = False, source: str = "",
         say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
     ) -> None:  # fmt: skip
         self.part, self.path, self.say = part, ensure_folder(folder) / f"{part}.json", say
+        self.source = source
         self.about = {"version": VERSION, "part": part, **about}
         self._rows: dict[str, Row] = {}
         content = read_sheet(self.path) if self.path.is_file() else {}
@@ -51,13 +54,21 @@ class Sheet:
         """All rows."""
         return list(self._rows.values())
 
-    def row(self, name: str, measure: Callable[[], Row]) -> Row:
-        """Return the row called ``name``: the kept one, else what ``measure`` returns, which is kept."""
+    def row(self, name: str, measure: Callable[[], Row], plan: Mapping[str, float] | None = None) -> Row:
+        """Return the row called ``name``: the kept one, else what ``measure`` returns, which is kept.
+
+        ``plan`` is what beside its name decides what is measured, e.g. how often.
+        """
+        made = {key: value for key, value in (("plan", dict(plan or {})), ("source", self.source)) if value}
         if name in self._rows and name not in self._stale:
-            self.say(f"{self.part}: {name}: kept")
-            return self._rows[name]
+            kept = self._rows[name]
+            changed = [key for key in ("plan", "source") if kept.get(key) != made.get(key)]
+            if not changed:
+                self.say(f"{self.part}: {name}: kept")
+                return kept
+            self.say(f"{self.part}: {name}: measured anew, as its {' and '.join(changed)} changed")
         self.say(f"{self.part}: {name} ...")
-        self._rows[name] = {"id": name, **measure()}
+        self._rows[name] = {"id": name, **made, **measure()}
         self._stale.discard(name)
         write_json(self.path, {"about": self.about, "rows": self.rows})
         return self._rows[name]

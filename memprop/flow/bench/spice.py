@@ -67,21 +67,32 @@ def measure(sheet: Sheet, plan: SpicePlan) -> None:
     if not found:
         raise EngineError("no simulator is there to be measured. See `memprop doctor`.")
     try:
+        made = {"duration_s": plan.duration}
         large = random_subject(plan.large, plan.duration) if plan.bundle is None else bundle_subject(plan.bundle)
         for n in plan.growth_images:  # first, as long as this process has no freed memory in which growth would hide
             for name, engine in found.items():
                 row = f"growth over images, {large.name}, {n}, {name}"
-                sheet.row(row, lambda n=n, engine=engine: _images(large, engine, n))
+                sheet.row(row, lambda n=n, engine=engine: _images(large, engine, n), made)
         if plan.small is not None:
             small = random_subject(plan.small, plan.duration)
             forms: tuple[Form, ...] = ("reduced", "full", "naive")
-            sheet.row(f"forms, {small.name}", lambda: _forms(small, forms, found, plan.rounds, plan.images))
+            sheet.row(
+                f"forms, {small.name}", lambda: _forms(small, forms, found, plan.rounds, plan.images),
+                {**made, "rounds": plan.rounds, "images": plan.images},
+            )  # fmt: skip
         forms_row = f"forms, {large.name}" + (", naive too" if "naive" in plan.forms else "")
-        sheet.row(forms_row, lambda: _forms(large, plan.forms, found, plan.large_rounds, plan.images))
+        sheet.row(
+            forms_row, lambda: _forms(large, plan.forms, found, plan.large_rounds, plan.images),
+            {**made, "rounds": plan.large_rounds, "images": plan.images},
+        )  # fmt: skip
         for name, engine in found.items():
-            sheet.row(f"workers, {large.name}, {name}", lambda engine=engine: _workers(large, engine, plan))
+            row = f"workers, {large.name}, {name}"
+            sheet.row(
+                row, lambda engine=engine: _workers(large, engine, plan), {**made, "rounds": plan.rounds, "images": plan.farm}
+            )  # fmt: skip
         for n in plan.growth_neurons:
-            sheet.row(f"growth over neurons, {n}", lambda n=n: _neurons(n, found, plan))
+            rounds = min(plan.rounds, 2)
+            sheet.row(f"growth over neurons, {n}", lambda n=n: _neurons(n, found, plan), {**made, "rounds": rounds})
     finally:
         for engine in found.values():
             engine.close()

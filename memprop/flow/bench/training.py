@@ -65,13 +65,15 @@ def measure(sheet: Sheet, plan: TrainingPlan) -> None:
     ------
     EngineError: there is no C++ compiler.
     """
+    made = {"steps": plan.steps, "dt_s": plan.dt}
     for sizes in plan.sizes:
         name = f"{'-'.join(map(str, sizes))}, batch {plan.batch}"
-        sheet.row(f"step, {name}", lambda sizes=sizes: _steps(sizes, plan))
-        sheet.row(f"parts of a step, {name}", lambda sizes=sizes: _parts(sizes, plan))
+        sheet.row(f"step, {name}", lambda sizes=sizes: _steps(sizes, plan), {**made, "rounds": plan.rounds})
+        sheet.row(f"parts of a step, {name}", lambda sizes=sizes: _parts(sizes, plan), made)
         if plan.epoch_of is not None:
             data = load(plan.epoch_of)
-            sheet.row(f"epoch of {plan.epoch_of}, {name}", lambda sizes=sizes, data=data: _epoch(sizes, data, plan))
+            row = f"epoch of {plan.epoch_of}, {name}"
+            sheet.row(row, lambda sizes=sizes, data=data: _epoch(sizes, data, plan), {"dt_s": plan.dt})
 
 
 def _columns(sizes: Sequence[int], plan: TrainingPlan) -> Row:

@@ -112,17 +112,20 @@ def measure(sheet: Sheet, plan: TwinPlan) -> None:
     ------
     EngineError: there is no C++ compiler.
     """
+    repeats = {"repeats": plan.repeats}
     for size in plan.pairs:
-        sheet.row(f"eager and fused, {size}", lambda size=size: _pair(size, plan))
+        made = {**repeats, "peak_rounds": plan.peak_rounds}
+        sheet.row(f"eager and fused, {size}", lambda size=size: _pair(size, plan), made)
     if plan.compiled is not None:
         size = plan.compiled
-        sheet.row(f"torch.compile, {size}", lambda: _compiled(size, plan))
+        sheet.row(f"torch.compile, {size}", lambda: _compiled(size, plan), repeats)
+    made = {**repeats, "eager_most": plan.eager_most}
     for n in plan.neurons:
         size = Size(plan.fixed.T, plan.fixed.B, n)
-        sheet.row(f"growth over neurons, {size}", lambda size=size: _growth(size, "neurons", plan))
+        sheet.row(f"growth over neurons, {size}", lambda size=size: _growth(size, "neurons", plan), made)
     for t in plan.steps:
         size = Size(t, plan.fixed.B, plan.fixed.N)
-        sheet.row(f"growth over steps, {size}", lambda size=size: _growth(size, "steps", plan))
+        sheet.row(f"growth over steps, {size}", lambda size=size: _growth(size, "steps", plan), made)
 
 
 def _pair(size: Size, plan: TwinPlan) -> Row:

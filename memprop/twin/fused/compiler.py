@@ -82,7 +82,12 @@ def build(text: str) -> ctypes.CDLL:
 
 @functools.cache
 def _loaded(path: Path) -> ctypes.CDLL:
-    return ctypes.CDLL(str(path))
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(
+            f"the kernel {path} was built and cannot be loaded ({error}). Does the folder allow programs? Set MEMPROP_CACHE to another."
+        ) from error
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from memprop.device.functions import evaluate
 from memprop.errors import InputError, MempropError
-from memprop.twin.drive import Separable
+from memprop.twin.drive import Separable, shape_of
 from memprop.twin.fused.adjoint import kernel_programs
 from memprop.twin.fused.cpu import REAL, cpu_kernel
 from memprop.twin.fused.cuda import cuda_kernel
@@ -99,15 +99,24 @@ def run_fused(
     """Do what `Prepared.run` does, in one call: return the membranes above ``reference`` and the states at the end.
 
     ``current`` in A and the membranes in V are ``[T + 1, B, N]``, the current may be separable; ``v`` in V ``[B, N]`` and
-    ``states``, one ``[S, D, B, N]`` per group, are those at the start; ``reference`` in V is ``[1, N]``.
+    ``states``, one ``[S, D, B, N]`` per group, are those at the start; ``reference`` in V is ``[1, N]``. The type of numbers is
+    that of ``v``.
     """
-    shape, programs = v.shape, kernel.programs
+    programs, shape = kernel.programs, shape_of(current)[1:]
+    # Kernels take pointers, and check nothing.
+    states, reference = [x.to(v).expand(*x.shape[:2], *shape) for x in states], reference.to(v)
+    if isinstance(current, Separable) and current.waveform.requires_grad:
+        current = current.expand()  # the kernel has a gradient by the amplitude alone
+    if reference.requires_grad:
+        above, states = run_fused(kernel, prepared, current, v, states, torch.zeros_like(reference))
+        return above - reference, states
     constants = _constants(prepared, programs.sums)
-    flat = [x.expand(*x.shape[:2], *shape).reshape(-1, *shape) for x in states]
+    flat = [x.reshape(-1, *shape) for x in states]
     x0 = torch.cat(flat) if flat else v.new_zeros((0, *shape))
     uniform = torch.cat([constants[s].to(v) for s in programs.uniform] or [v.new_zeros(0)])
     varying = torch.cat([constants[s].to(v) for s in programs.varying] or [v.new_zeros(0)])
     wave, drive = (current.waveform.to(v), current.amplitude) if isinstance(current, Separable) else (None, current)
+    drive = drive.to(v)
     out, end = _Fused.apply(kernel, prepared.dt, wave, drive, v, x0, uniform, varying, reference)  # pyright: ignore
     counts = [x.shape[0] * x.shape[1] for x in states]
     return out, [part.unflatten(0, x.shape[:2]) for part, x in zip(end.split(counts), states, strict=True)]

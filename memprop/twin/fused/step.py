@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import sympy
@@ -20,6 +21,8 @@ V, BEFORE, AFTER, STEP, DT = (Symbol(name, real=True) for name in ("v_now", "i_b
 """Membrane in V; input current in A at the beginning and the end; step of the states and time step in s."""
 BASE, SOURCE, PACE = (Symbol(name, real=True) for name in ("base", "source", "pace"))
 """Conductance in S and current at 0 V in A of what does not change with the states; -dt/capacitance."""
+MOST = 4
+"""Logistic functions in a rate whose ends are tried one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,24 @@ def _stacked(value: Any) -> bool:
 
 def _constant(letter: str, group: int, device: int, number: int) -> Symbol:
     return Symbol(f"{letter}{group}_{device}_{number}", real=True)
+
+
+def _extremes(rate: Expr) -> list[Expr]:
+    """Return expressions between which a rate lies whatever its logistic functions are, from 0 to 1; none where that is not plain.
+
+    What is a straight line in each of them is extreme where each is 0 or 1.
+    """
+    levels = {one: sympy.Dummy() for one in rate.atoms(sigmoid)}
+    line = rate.xreplace(levels)
+    names = list(levels.values())
+    if names and not line.is_polynomial(*names):
+        return []
+    if len(names) > MOST or (names and max(map(max, sympy.Poly(line, *names).monoms())) > 1):
+        return []
+    return [
+        line.xreplace(dict(zip(names, map(sympy.Integer, end), strict=True)))
+        for end in product((0, 1), repeat=len(names))
+    ]
 
 
 def make_steps(prepared: Prepared, *, shared: bool = False, gentle: bool = False) -> Steps:
@@ -149,10 +170,9 @@ class _Maker:
     def slow(self, group: PreparedGroup, table: Mapping[Any, Any], x: Sequence[Expr]) -> bool:
         """Note what the rates of a device stay below, if that can be said; return whether they are known to be small."""
         function, constants = group.group.relax, {symbol: table["r", symbol] for symbol in group.group.relax.held}
-        most = [
-            rate.replace(sigmoid, lambda _: sympy.Integer(1)).xreplace(constants) for rate in function.expressions[1::2]
-        ]
-        known = not any(rate.free_symbols & {*function.moving, V, *x} for rate in most)
+        ends = [_extremes(rate.xreplace(constants)) for rate in function.expressions[1::2]]
+        most = [end for row in ends for end in row]
+        known = all(ends) and not any(end.free_symbols & {*function.moving, V, *x} for end in most)
         self.rates += [rate for rate in most if known and rate not in self.rates]
         return known and self.gentle
 
