@@ -317,7 +317,7 @@ def test_timeout_is_said_with_its_seconds_and_the_next_deck_runs(engine: Engine)
 
 def test_file_of_a_deck_cannot_leave_its_folder(tmp_path: Path) -> None:
     case = Deck("case", {"../escaped.inc": "r1 a 0 1\n"}, Transient(1e-5, 1e-6), ("a",))
-    with pytest.raises(InputError, match=r"file name '\.\./escaped\.inc' points outside of"):
+    with pytest.raises(DeckError, match=r"file name '\.\./escaped\.inc' points outside of"):
         make_engine("ngspice").run(case)
     assert not list(tmp_path.rglob("escaped.inc"))
 
