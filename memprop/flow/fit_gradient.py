@@ -22,9 +22,11 @@ from memprop.twin.network import from_network
 from memprop.twin.ranges import Range
 
 Floats = NDArray[np.float64]
-SIZES = (3, 4, 3)
+SIZES = (6, 4, 3)
 DRIVE = 0.6
 """Part of the range of currents up to which the neurons are driven."""
+WIDEST = 0.9
+"""Part of the window that weights stay in, so that differences have room."""
 
 
 def gradient_of(
@@ -79,11 +81,8 @@ def _network(
         shape = rng.uniform(0.3, 1.0, projection.g_plus.shape) * np.where(
             rng.random(projection.g_plus.shape) < 0.8, 1.0, -1.0
         )
-        weight = np.clip(
-            shape * current / max(float((np.abs(shape) * peaks[:, None]).sum(0).max()), 1e-12),
-            -window.span,
-            window.span,
-        )
+        weight = shape * current / max(float((np.abs(shape) * peaks[:, None]).sum(0).max()), 1e-12)
+        weight = np.clip(weight, -WIDEST * window.span, WIDEST * window.span)
         network = network.with_conductances({projection.name: window.to_pair(weight)})
         with torch.no_grad():
             traces = from_network(network, encoder, dt, torch.float64, fit).traces(image)
