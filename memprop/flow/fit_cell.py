@@ -213,7 +213,7 @@ def gradients(
     engine_name: str,
     workers: int | None,
 ) -> tuple[Comparison, ...]:
-    """Return what the gradient of a small network of fitted twins is worth; none where its conductances cannot be."""
+    """Return what the gradient of a small network of fitted twins is worth, crossbar by crossbar."""
     duration = float(waveforms.time[-1])
     with closing(make_engine(engine_name)) as engine:
         return tuple(gradient_of(cell, fit, report.range, report.dt, duration, engine, workers=workers))

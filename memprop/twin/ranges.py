@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -39,9 +39,6 @@ class Range:
         )
 
 
-FIELDS = ("current", "mem", "temperature")
-
-
 def outside(known: Range, used: Range, slack: float = 1e-9) -> str | None:
     """Return in words how far ``used`` leaves ``known``; None where it does not, but for ``slack`` times its width."""
     said = [
@@ -56,7 +53,7 @@ def outside(known: Range, used: Range, slack: float = 1e-9) -> str | None:
 
 def _outside(what: str, unit: str, known: Ends, used: Ends, slack: float) -> str | None:
     (low, high), (least, most) = known, used
-    room = slack * (high - low if math.isfinite(high) else low)
+    room = slack * ((high - low if math.isfinite(high) else low) or abs(low))  # a single value too has its rounding
     if least >= low - room and most <= high + room:  # NaN is outside too
         return None
     return f"{what} from {least:.4g} to {most:.4g} {unit}, fitted from {low:.4g} to {high:.4g} {unit}"
@@ -88,7 +85,11 @@ class RangeWatch:
 
     def recall(self, record: Mapping[str, Any] | None) -> None:
         """Take where the twin was from a `record`."""
-        self.seen = None if record is None else Range(*((float(a), float(b)) for a, b in (record[k] for k in FIELDS)))
+        self.seen = (
+            None
+            if record is None
+            else Range(*((float(a), float(b)) for a, b in (record[f.name] for f in fields(Range))))
+        )
 
     def see(self, current: Ends, mem: Ends, dt: float, stacklevel: int = 3) -> None:
         """Take note of a run: ends of currents in A and membranes in V, and its step in s."""
