@@ -172,8 +172,8 @@ def ran(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
-def marked(mark: bytes = b"MEMPROP_FARM_WORKER=") -> dict[int, str]:
-    """Return the processes that belong to any worker of any farm, with their commands."""
+def marked(mark: bytes) -> dict[int, str]:
+    """Return the processes with an entry in their environment, with their commands."""
     found: dict[int, str] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:

@@ -59,6 +59,22 @@ def pids(farm: Farm) -> list[int]:
     return farm.workers.pids
 
 
+def family(pid: int) -> dict[int, str]:
+    """Return the workers of a process and their simulators, with their commands."""
+    marks = set()
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for worker in children.read_text().split():
+            with suppress(OSError):  # a short-lived child
+                environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+                marks |= {entry for entry in environment if entry.startswith(b"MEMPROP_FARM_WORKER=")}
+    return {found: command for mark in marks for found, command in marked(mark).items()}
+
+
+def simulators() -> list[int]:
+    """Return the running ngspice of this process's farms; other tests have theirs at the same time."""
+    return [pid for pid, command in family(os.getpid()).items() if command == "ngspice"]
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -194,13 +210,13 @@ def test_simulator_of_a_killed_worker_dies_too_and_its_deck_is_run_again() -> No
         results = farm.run([rc(1.0), slow], last)
         assert value(next(results)) == pytest.approx(1 - math.exp(-5.0), rel=1e-3)
         (worker,) = pids(farm)
-        assert wait_for(lambda: "ngspice" in marked().values())
-        simulators = [pid for pid, command in marked().items() if command == "ngspice"]
+        assert wait_for(simulators)
+        seen = simulators()
         os.kill(worker, signal.SIGKILL)
         outcome = next(results)
         assert value(outcome) == pytest.approx(2 * (1 - math.exp(-5.0)), rel=1e-3)
         assert outcome.retries == ("the worker process ended by signal 9.",)
-        assert not any(alive(pid) for pid in simulators)
+        assert not any(alive(pid) for pid in seen)
 
 
 def test_killed_simulator_is_started_again() -> None:
@@ -208,10 +224,9 @@ def test_killed_simulator_is_started_again() -> None:
     with Farm("ngspice", 1) as farm:
         results = farm.run([rc(1.0), slow], last)
         next(results)
-        assert wait_for(lambda: "ngspice" in marked().values())
-        for pid, command in marked().items():
-            if command == "ngspice":
-                os.kill(pid, signal.SIGKILL)
+        assert wait_for(simulators)
+        for pid in simulators():
+            os.kill(pid, signal.SIGKILL)
         outcome = next(results)
     assert outcome.retries == ("the simulator was ended by signal 9 (Killed).",)
     assert value(outcome) == pytest.approx(2 * (1 - math.exp(-5.0)), rel=1e-3)
@@ -492,16 +507,6 @@ def script(folder: Path, count: int, kind: str) -> list[str]:
     return [sys.executable, str(path), str(folder), str(count), kind]
 
 
-def family(pid: int) -> set[int]:
-    """Return the workers of a process and their simulators."""
-    marks = set()
-    for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(OSError):  # a short-lived child
-            environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
-            marks |= {entry for entry in environment if entry.startswith(b"MEMPROP_FARM_WORKER=")}
-    return {found for mark in marks for found in marked(mark)}
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_end_of_the_farm_leaves_no_process_and_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
     command = script(tmp_path, 30, "pause")
@@ -522,7 +527,7 @@ def test_end_of_the_farm_leaves_no_process_and_keeps_what_is_done(tmp_path: Path
 def test_killed_farm_takes_its_simulators_along(tmp_path: Path) -> None:
     process = subprocess.Popen(script(tmp_path, 4, "ngspice"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert wait_for(lambda: "ngspice" in [marked().get(pid) for pid in family(process.pid)])
+        assert wait_for(lambda: "ngspice" in family(process.pid).values())
         members = family(process.pid)
     finally:
         process.kill()
