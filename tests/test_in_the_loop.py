@@ -18,11 +18,13 @@ from memprop.circuit.spread import Spread, draw_chip
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import load
 from memprop.errors import CheckpointError, InputError, SimulatorKilled
+from memprop.export.bundle import load_bundle
 from memprop.flow.gradient import Comparison, Question, check_gradient
 from memprop.flow.plant import SpicePlant
 from memprop.flow.simulate import SpiceSettings, simulate_images
 from memprop.learn.in_the_loop import InTheLoopConfig, fit_in_the_loop
 from memprop.learn.plant import Measured, Pairs
+from memprop.learn.training import History, evaluate
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.twin.cell import CellTwin
 from memprop.twin.injection import injected
@@ -133,6 +135,13 @@ def test_what_does_not_fit_is_refused() -> None:
         fit_in_the_loop(twin, plant, data, InTheLoopConfig(validation=0))
     with pytest.raises(InputError, match="InTheLoopConfig: images = 0"):
         InTheLoopConfig(images=0)
+    with pytest.raises(InputError, match=r"softness = nan V must be finite and positive"):
+        InTheLoopConfig(softness=float("nan"))
+    with pytest.raises(InputError, match=r"InTheLoopConfig: epochs = -1"):
+        InTheLoopConfig(epochs=-1)
+    for teacher in (twin, Twin((64, 4, 10))):
+        with pytest.raises(InputError, match=r"the teacher must be a second network of sizes \(64, 5, 10\)"):
+            fit_in_the_loop(twin, plant, data, teacher=teacher)
 
 
 def test_the_plant_measures_what_the_simulator_says() -> None:
@@ -175,17 +184,50 @@ def test_a_chip_corrects_what_the_twin_does_not_know(tmp_path: Path) -> None:
     assert len(history.circuit_seconds) == 2
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_chip_learns_the_answers_of_a_design_that_it_never_saw_labels_of() -> None:
+    design, encoder, _ = load_bundle(BUNDLE)
+    data = load("digits")
+    untold = replace(data, train=replace(data.train, labels=np.zeros_like(data.train.labels)))
+    plant = TwinPlant(draw_chip(design, Spread(dict.fromkeys(ALL, 0.4)), 1).program(), encoder)
+    twin, teacher = from_network(design, encoder, STEP), from_network(design, encoder, STEP)
+    unseen = torch.from_numpy(data.pixels("test"))
+    wanted = evaluate(teacher, unseen)
+
+    def distance() -> tuple[float, float]:
+        """Return how far the differences between the classes are from the teacher's, and how often the answer is the same."""
+        plant.program([crossbar.pair() for crossbar in twin.crossbars])
+        found = evaluate(plant.twin, unseen)
+        same = (found.argmax(1) == wanted.argmax(1)).double().mean()
+        above, expected = found - found.mean(1, keepdim=True), wanted - wanted.mean(1, keepdim=True)
+        return float((above - expected).norm() / expected.norm()), float(same)
+
+    apart, agree = distance()
+    config = InTheLoopConfig(4, 25, dt=STEP, validation=100, images=400)
+    history = fit_in_the_loop(twin, plant, untold, config, teacher=teacher)
+    nearer, agreed = distance()
+    assert nearer < 0.8 * apart
+    assert 1 - agreed < 0.5 * (1 - agree)
+    assert history.best == int(np.argmin(history.validation_loss))
+
+
+def test_the_best_epoch_is_of_lowest_loss_where_that_was_judged() -> None:
+    assert History(validation=[0.5, 0.9, 0.9]).best == 1
+    assert History(validation=[0.5, 0.9, 0.9], validation_loss=[0.3, 0.2, 0.1]).best == 2
+    assert History(validation=[0.5, 0.9, 0.9], validation_loss=[0.1, 0.3, 0.2], since=1).best == 2
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, taught: bool) -> None:
     data, (twin, design) = load("digits"), small_network()
     chip = draw_chip(design, Spread(ALL), 3).program()
     config = InTheLoopConfig(2, 20, 1e-6, 1e-5, dt=STEP, temperature=20e-3, validation=20, images=60)
 
     def run(path: Path, fail_at: int) -> tuple[TwinPlant, list[Tensor]]:
         started = from_network(design, twin.encoder, STEP)
-        plant = TwinPlant(chip, twin.encoder)
+        plant, teacher = TwinPlant(chip, twin.encoder), from_network(design, twin.encoder, STEP) if taught else None
         plant.fail_at = fail_at
         try:
-            fit_in_the_loop(started, plant, data, config, checkpoint=path)
+            fit_in_the_loop(started, plant, data, config, teacher=teacher, checkpoint=path)
         except SimulatorKilled:
             assert fail_at >= 0
         return plant, [crossbar.weight.detach() for crossbar in started.crossbars]
@@ -207,11 +249,14 @@ def test_a_checkpoint_of_another_chip_is_refused(tmp_path: Path) -> None:
     fit_in_the_loop(
         from_network(design, twin.encoder, STEP), plant, data, config, checkpoint=tmp_path / "c.safetensors"
     )
-    plant.name = "another chip"
-    with pytest.raises(CheckpointError, match="circuit"):
-        fit_in_the_loop(
-            from_network(design, twin.encoder, STEP), plant, data, config, checkpoint=tmp_path / "c.safetensors"
-        )
+    teacher = from_network(design, twin.encoder, STEP)
+    for name, taught, said in (("another chip", None, "circuit"), ("twin", teacher, "teacher")):
+        plant.name = name
+        with pytest.raises(CheckpointError, match=said):
+            fit_in_the_loop(
+                from_network(design, twin.encoder, STEP), plant, data, config, teacher=taught,
+                checkpoint=tmp_path / "c.safetensors",
+            )  # fmt: skip
 
 
 def test_finished_images_of_a_batch_are_not_simulated_again(tmp_path: Path) -> None:
@@ -317,6 +362,10 @@ def test_command_makes_a_bundle_of_one_chip_from_its_checkpoint(tuned: Path, tmp
         (["--test", "1000", "--sigma", "0.1"], "has 359 test images"),
         ([], "a chip without spread and corner is the design"),
         (["--sigma", "0.1", "--sigma", "0.2", "--out", "x"], "2 chips and one bundle x. Ask for a bundle of one chip"),
+        (
+            ["--sigma", "0.1", "--targets", "teacher"],
+            "targets = 'teacher': the chip learns the answers of the design or",
+        ),
         (["--test", "3", "--sigma", "0.1", "--fit", "nowhere"], "nowhere is not there. Make it"),
     ],
 )

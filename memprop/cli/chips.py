@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,12 +72,12 @@ def in_the_loop(
     ] = 0,
     epochs: Annotated[
         int, typer.Option(help="Passes over the training images in the loop; 0: transfer only.", min=0)
-    ] = 10,
+    ] = 6,
     images: Annotated[int, typer.Option(help="Training images that the chip sees.", min=1)] = 2000,
     batch: Annotated[int, typer.Option(help="Images between two updates.", min=1)] = 50,
     validation: Annotated[int, typer.Option(help="Training images held out to choose the best epoch.", min=1)] = 200,
-    rate_input: Annotated[float, typer.Option(help="Peak learning rate of the first crossbar, in S.")] = 2e-8,
-    rate_hidden: Annotated[float, typer.Option(help="Peak learning rate of the other crossbars, in S.")] = 2e-7,
+    rate_input: Annotated[float, typer.Option(help="Peak learning rate of the first crossbar, in S.")] = 4e-8,
+    rate_hidden: Annotated[float, typer.Option(help="Peak learning rate of the other crossbars, in S.")] = 4e-7,
     shift: Annotated[
         int | None,
         typer.Option(
@@ -84,9 +85,15 @@ def in_the_loop(
         ),
     ] = None,
     dt: Annotated[float, typer.Option(help="Time step of the twin in s; it must divide the presentation.")] = 0.5e-6,
+    targets: Annotated[
+        str, typer.Option(help="What the chip learns in the loop: 'design', the answers of its twin, or 'labels'.")
+    ] = "design",
     temperature: Annotated[
-        float, typer.Option(help="Membrane difference in V that changes a probability e-fold.")
-    ] = 3e-3,
+        float | None,
+        typer.Option(
+            help="Membrane difference in V that changes a probability e-fold; default 15e-3 of the design's, 3e-3 of labels."
+        ),
+    ] = None,
     test: Annotated[int, typer.Option(help="Test images on which design and chip are judged.", min=1)] = 500,
     states: Annotated[bool, typer.Option(help="Measure device states besides the membranes.")] = True,
     fit: Annotated[
@@ -116,18 +123,17 @@ def in_the_loop(
         for s in sigma or [0.0]
     ]
     on_twin = (
-        BPTTConfig(twin_epochs, rate_input=10 * rate_input, rate_hidden=10 * rate_hidden, dt=dt)
-        if twin_epochs
-        else None
+        BPTTConfig(twin_epochs, rate_input=5 * rate_input, rate_hidden=5 * rate_hidden, dt=dt) if twin_epochs else None
     )
     learning = (
-        InTheLoopConfig(
-            epochs, batch, rate_input, rate_hidden, dt=dt, temperature=temperature, validation=validation, images=images
-        )
-        if epochs else None
-    )  # fmt: skip
+        InTheLoopConfig(epochs, batch, rate_input, rate_hidden, dt=dt, validation=validation, images=images)
+        if epochs
+        else None
+    )
+    if learning is not None and temperature is not None:
+        learning = replace(learning, **{"softness" if targets == "design" else "temperature": temperature})
     settings = LoopSettings(
-        learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form), fit, shift
+        learning, test, workers, cluster, timeout_s, states, calibrated, on_twin, form_of(form), fit, shift, targets
     )
     in_the_loop(bundle, chips, settings, console, engine_name=engine, run=run, out=out)
 

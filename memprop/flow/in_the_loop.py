@@ -46,6 +46,7 @@ CHECKPOINT = "in_the_loop.safetensors"
 TWIN_CHECKPOINT = "on_the_twin.safetensors"
 SHIFTED = 20
 """Pixels a side from which on a shift by one pixel leaves an image what it is."""
+TARGETS = ("design", "labels")
 ROWS = ("ideal", "plain", "calibrated", "tuned")
 
 
@@ -55,7 +56,7 @@ class LoopSettings:
 
     Raises
     ------
-    InputError: no test image.
+    InputError: no test image, nothing to learn, or unknown targets.
     """
 
     learning: InTheLoopConfig | None
@@ -77,8 +78,14 @@ class LoopSettings:
     """Fit of the cell that the twin begins with; in the loop it is fitted anew where it leaves its range."""
     shift: int | None = None
     """Training images in the loop move by up to so many pixels, so that few go further; None: 1, or 0 where they are small."""
+    targets: str = "design"
+    """What the chip learns in the loop: ``design``, the answers of the design's twin, or ``labels``."""
 
     def __post_init__(self) -> None:
+        if self.targets not in TARGETS:
+            raise InputError(
+                f"targets = {self.targets!r}: the chip learns the answers of the {' or the '.join(TARGETS)}."
+            )
         if self.test < 1:
             raise InputError(f"test = {self.test}: at least 1 test image is needed.")
         if not (self.learning or self.on_twin):
@@ -129,6 +136,10 @@ class _Design:
         step = (loop.learning and loop.learning.dt) or (loop.on_twin and loop.on_twin.dt) or self.manifest.dt
         return from_network(network, self.encoder, step)
 
+    def teacher(self, loop: LoopSettings) -> Twin | None:
+        """Return the twin of the design as it was exported, if chips learn its answers."""
+        return from_network(self.network, self.encoder, self.manifest.dt) if loop.targets == "design" else None
+
 
 def in_the_loop(
     bundle: Path, chips: Sequence[ChipSettings], settings: LoopSettings, console: Console, *,
@@ -173,7 +184,7 @@ def in_the_loop(
         }
     learning = None if settings.learning is None else asdict(settings.learning)
     twin = None if settings.on_twin is None else asdict(settings.on_twin)
-    about |= {"learning": learning, "on_twin": twin}
+    about |= {"learning": learning, "on_twin": twin, "targets": settings.targets}
     for one, chip in zip(found, chips, strict=True):
         write_json(ensure_folder(folder / _folder(chip)) / "summary.json", {**about, "chips": [_record(one)]})
     write_json(folder / "summary.json", {**about, "chips": [_record(one) for one in found]})
@@ -254,8 +265,9 @@ def _learn(
 
         trust = _trust(loop, engine, folder / TRUST, console)
         return fit_in_the_loop(
-            twin, plant, design.data, learning, checkpoint=folder / CHECKPOINT, on_step=on_step, trust=trust
-        )
+            twin, plant, design.data, learning, teacher=design.teacher(loop), checkpoint=folder / CHECKPOINT,
+            on_step=on_step, trust=trust,
+        )  # fmt: skip
 
 
 def _trust(loop: LoopSettings, engine: Engine, folder: Path, console: Console) -> TrustRegion | None:

@@ -97,11 +97,17 @@ class History:
     """Each time that the twin left its range and was fitted anew: after which ``epoch``, and what was done."""
     since: int = 0
     """First epoch that was judged as the last one was: another twin gives other accuracies."""
+    validation_loss: list[float] = field(default_factory=list)
+    """Loss on the images held out, for rules that choose the best epoch by it."""
 
     @property
     def best(self) -> int:
-        """Index of the epoch with the best validation accuracy of those judged alike; the first of equals."""
-        return self.since + int(np.argmax(self.validation[self.since :]))
+        """Index of the best epoch of those judged alike, the first of equals.
+
+        It has the lowest loss on the images held out where that was asked for, else the highest accuracy.
+        """
+        merit = -np.asarray(self.validation_loss) if self.validation_loss else np.asarray(self.validation)
+        return self.since + int(np.argmax(merit[self.since :]))
 
 
 @torch.no_grad()
@@ -139,6 +145,8 @@ class Training:
 
     judged_by_twin = True
     """Whether `judged` asks the twin."""
+    chosen_by_loss = False
+    """Whether the best epoch is that of lowest loss on the images held out, instead of highest accuracy."""
 
     def __init__(
         self,
@@ -210,6 +218,10 @@ class Training:
         """Return the mean output membranes above rest in V, ``[B, classes]``, with their gradient."""
         return self.twin(images)
 
+    def criterion(self, outputs: Tensor, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the loss of outputs ``[B, classes]``: here the cross-entropy with their labels ``[B]``."""
+        return functional.cross_entropy(outputs / self.temperature.exp(), labels)
+
     def schedule(self, progress: float) -> float:
         """Return the rate relative to its peak, from the share of all updates that is done."""
         return one_cycle(progress)
@@ -264,7 +276,7 @@ class Training:
         factor = self.schedule((self.epoch * self.steps + self.step) / (self.config.epochs * self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        loss = functional.cross_entropy(self.outputs(images) / self.temperature.exp(), self.labels[part])
+        loss = self.criterion(self.outputs(images), images, self.labels[part])
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: the training diverged. Lower rate_input and "
@@ -294,6 +306,10 @@ class Training:
         outputs = self.judged(self.check_images)
         self.history.loss.append(self.loss_sum / self.steps)
         self.history.validation.append(accuracy(outputs, self.check_labels))
+        if self.chosen_by_loss:
+            with torch.no_grad():
+                loss = self.criterion(outputs, self.check_images, self.check_labels)
+            self.history.validation_loss.append(float(loss))
         self.history.seconds.append(self.epoch_seconds)
         if self.history.best == self.epoch:
             self.best = {name: value.clone() for name, value in self._weights().items()}
