@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from memprop.data.sets import load
 from memprop.errors import CheckpointError, InputError, SimulatorKilled
 from memprop.export.bundle import load_bundle
 from memprop.flow.gradient import Comparison, Question, check_gradient
+from memprop.flow.in_the_loop import _check_calibrated
 from memprop.flow.plant import SpicePlant
 from memprop.flow.simulate import SpiceSettings, simulate_images
 from memprop.learn.in_the_loop import InTheLoopConfig, fit_in_the_loop
@@ -354,6 +356,23 @@ def test_command_makes_a_bundle_of_one_chip_from_its_checkpoint(tuned: Path, tmp
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     assert "tuned in the loop" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_calibration_must_be_of_the_chip_that_is_tuned(tmp_path: Path) -> None:
+    design, _, manifest = load_bundle(BUNDLE)
+    images = [str(len({bench.image for bench in manifest.testbenches}))]
+    for name, words in (("one", ["--seed", "1"]), ("two", ["--seed", "2"])):
+        spread = ["spread", str(BUNDLE), "--sigma", "0.3", *words, "--out", str(tmp_path / name)]
+        assert CliRunner().invoke(cli.app, spread).exit_code == 0
+    words = ["in-the-loop", str(BUNDLE), "--sigma", "0.3", "--seed", "1", "--epochs", "1", "--images", "2", "--batch", "2",
+             "--validation", "2", "--test", *images, "--engine", "ngspice", "--run", str(tmp_path / "run"), "--calibrated"]  # fmt: skip
+    done = CliRunner().invoke(cli.app, [*words, str(tmp_path / "two")])
+    assert re.search(r"two: c of population x1 is off the chip's by .* it belongs to another chip", str(done.exception))
+    done = CliRunner().invoke(cli.app, [*words, str(tmp_path / "one")])
+    assert done.exit_code == 0, done.output
+    small = Twin((64, 5, 10)).to_network("small")
+    with pytest.raises(InputError, match=r"x has other populations or cells than digits_mif"):
+        _check_calibrated(Path("x"), small, design, design)
 
 
 @pytest.mark.parametrize(

@@ -123,15 +123,12 @@ class _Design:
     manifest: Manifest
     data: Images
 
-    def twin(self, loop: LoopSettings) -> Twin:
-        """Return the twin that learns: with the parameters of the design, or those that a calibration found."""
+    def twin(self, loop: LoopSettings, chip: Chip) -> Twin:
+        """Return the twin that learns: with the parameters of the design, or those that a calibration of the chip found."""
         network = self.network
         if loop.calibrated is not None:
             measured = load_bundle(loop.calibrated)[0]
-            if [p.size for p in measured.populations] != [p.size for p in network.populations]:
-                raise InputError(
-                    f"{loop.calibrated} has other populations than {network.name}. Calibrate a chip of this design."
-                )
+            _check_calibrated(loop.calibrated, measured, chip.network, network)
             network = replace(network, populations=measured.populations)
         step = (loop.learning and loop.learning.dt) or (loop.on_twin and loop.on_twin.dt) or self.manifest.dt
         return from_network(network, self.encoder, step)
@@ -210,6 +207,22 @@ def _decided(settings: LoopSettings, data: Images) -> LoopSettings:
     return replace(settings, learning=learning, on_twin=on_twin)
 
 
+def _check_calibrated(path: Path, measured: Network, chip: Network, design: Network) -> None:
+    """Refuse parameters that are further from those of the chip than the design's are: they are of another chip."""
+    if [(p.size, p.cell.digest) for p in measured.populations] != [(p.size, p.cell.digest) for p in chip.populations]:
+        raise InputError(f"{path} has other populations or cells than {design.name}. Calibrate a chip of this design.")
+    for found, true, nominal in zip(measured.populations, chip.populations, design.populations, strict=True):
+        theirs, ours = (p.cell.values(p.size, p.parameters) for p in (found, nominal))
+        for name, value in true.parameters.items():
+            of_design, of_file = (float(np.median(np.abs(np.divide(x[name], value) - 1.0))) for x in (ours, theirs))
+            if of_file > of_design > 0.0:
+                raise InputError(
+                    f"{path}: {name} of population {true.name} is off the chip's by {of_file:.1%} in the median, that of the "
+                    f"design by {of_design:.1%}: it belongs to another chip. Calibrate the bundle that `memprop spread` "
+                    "writes with the same --sigma, --corner and --seed."
+                )
+
+
 def _folder(chip: ChipSettings) -> str:
     """Return a folder name that tells chips of different settings apart."""
     words = [f"seed{chip.seed}", *([chip.corner] if chip.corner else [])]
@@ -221,7 +234,8 @@ def _folder(chip: ChipSettings) -> str:
 def _tune(
     design: _Design, settings: ChipSettings, loop: LoopSettings, engine: Engine, folder: Path, console: Console
 ) -> Tuned:
-    chip, twin = make_chip(design.network, settings), design.twin(loop)
+    chip = make_chip(design.network, settings)
+    twin = design.twin(loop, chip)
     accuracy, failed, history = {}, 0, None
 
     def judge(name: str, network: Network, cache: Path) -> None:
@@ -303,9 +317,10 @@ def _export(
     console: Console,
 ) -> None:
     """Write the tuned chip as a bundle with the testbenches of the design's images."""
-    twin = design.twin(loop)
+    chip = make_chip(design.network, settings)
+    twin = design.twin(loop, chip)
     _load_best(twin, folder / (CHECKPOINT if loop.learning else TWIN_CHECKPOINT))
-    network = replace(_programmed(make_chip(design.network, settings), twin), name=f"{design.network.name}_tuned")
+    network = replace(_programmed(chip, twin), name=f"{design.network.name}_tuned")
     images = list(dict.fromkeys(bench.image for bench in design.manifest.testbenches))
     spice = SpiceSettings(max_step=design.manifest.max_step, dt=design.manifest.dt, timeout_s=loop.timeout_s)
     results = simulate(network, design.encoder, design.data, images, engine, spice, console)
