@@ -14,13 +14,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from memprop import cli
-from memprop.circuit.network import Network
+from memprop.circuit.network import Network, Projection
 from memprop.circuit.spread import Spread, draw_chip
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import load
-from memprop.errors import CheckpointError, InputError, SimulatorKilled
+from memprop.errors import CheckpointError, InputError, SimulationError, SimulatorKilled
 from memprop.export.bundle import load_bundle
-from memprop.flow.gradient import Comparison, Question, check_gradient
+from memprop.flow import gradient
+from memprop.flow.gradient import Comparison, Question, check_gradient, spice_gradient
 from memprop.flow.in_the_loop import _check_calibrated
 from memprop.flow.plant import SpicePlant
 from memprop.flow.simulate import SpiceSettings, simulate_images
@@ -327,6 +328,34 @@ def test_an_unknown_rule_is_refused() -> None:
 def test_verdicts(rule: list[float], spice: list[float], moved: float, verdict: str) -> None:
     one = Comparison("x0_x1", np.zeros((2, 2), dtype=np.int64), np.array(rule), np.array(spice), moved)
     assert one.verdict(0.999).startswith(verdict)
+
+
+@pytest.mark.parametrize(("widest", "slopes"), [(1.5e-6, [3.0, 3.0]), (0.0, None)])
+def test_a_step_over_a_jump_is_taken_again_smaller(
+    monkeypatch: pytest.MonkeyPatch, widest: float, slopes: list[float] | None
+) -> None:
+    twin, network = small_network()
+    projection, picked = network.projections[1], np.array([[0, 0], [1, 2]])
+    asked = []
+
+    def differences(question: Question, _: Projection, pairs: np.ndarray, steps: np.ndarray, *__: object) -> object:
+        asked.append(len(pairs))
+        jumps = (pairs[:, 0] == 1) & (steps > widest)
+        return np.where(jumps, 3.0 + 1e-6 / steps, 3.0), 0.1
+
+    monkeypatch.setattr(gradient, "_differences", differences)
+    weights = np.full((5, 10), 4e-4)
+    projection = replace(projection, g_plus=weights + 1e-6, g_minus=np.full((5, 10), 1e-6))
+    question = Question(network, twin.encoder, torch.zeros(1, 64), 0)
+    if slopes is None:
+        with pytest.raises(
+            SimulationError, match=r"row 1, column 2 down to 1.2e-07 S give slopes .* differ by more than 5%"
+        ):
+            spice_gradient(question, projection, picked, NgspiceEngine())
+    else:
+        found, _ = spice_gradient(question, projection, picked, NgspiceEngine())
+        assert found.tolist() == slopes
+    assert asked == [2, 2, 1, 1]  # what holds is not asked again
 
 
 @pytest.fixture(scope="module")

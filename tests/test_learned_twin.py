@@ -24,8 +24,9 @@ from memprop.twin.cell import CellTwin
 from memprop.twin.fitting.metrics import SpikeRule, spike_times
 from memprop.twin.fitting.waveforms import CellWaveforms, make_waveforms
 from memprop.twin.learned import core
-from memprop.twin.learned.core import Weights, fresh, roll, settled
+from memprop.twin.learned.core import Weights, finer, fresh, roll, settled
 from memprop.twin.learned.files import ABOUT, WEIGHTS, load_model, save_model
+from memprop.twin.learned.polish import Stretches, polish
 from memprop.twin.learned.training import LearnedSettings, sequences
 from memprop.twin.learned.twin import LearnedModel, LearnedTwin
 from memprop.twin.network import Twin, from_network
@@ -266,7 +267,16 @@ def relaxation(runs: int = 12, points: int = 201, step: float = 1e-7) -> CellWav
 
 
 TINY = LearnedSettings(
-    hidden=8, parts=1, strides=(1, 2), steps=700, batch=512, rolls=((20, 60),), roll_batch=16, finest=1e-3
+    hidden=8,
+    parts=1,
+    strides=(1, 2),
+    steps=700,
+    batch=512,
+    rolls=((20, 60),),
+    roll_batch=16,
+    finest=1e-3,
+    polish=10,
+    polish_batch=500,
 )
 
 
@@ -281,8 +291,28 @@ def test_training_learns_a_leaky_integrator_from_waveforms() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.weights, again.weights, strict=True))
 
 
+def test_polish_finds_the_model_that_made_the_waveforms() -> None:
+    generator = torch.Generator().manual_seed(3)
+    true = in_double(fresh(2, 5, 0))._replace(kick=torch.tensor([0.02, 0.005], dtype=torch.float64))
+    start = Weights(
+        *(w + 0.02 * torch.randn(w.shape, generator=generator, dtype=torch.float64) * w.abs() for w in true)
+    )
+    step = 1e-7
+
+    def draw() -> Stretches:
+        before = 1.6 * torch.rand(400, 2, generator=generator, dtype=torch.float64) - 0.8
+        current = 1e-5 * (2 * torch.rand(400, 2, generator=generator, dtype=torch.float64) - 1)
+        return Stretches(before, roll(true, before, finer(current.T, 2), step / 2)[-1], current)
+
+    found = polish(start, draw, step, 2, (1e-6, 1e-3), 40)
+    drive = 2e-6 * torch.sin(torch.linspace(0, 20, 801, dtype=torch.float64))[:, None]
+    wanted, *others = (roll(w, torch.zeros(1, 2, dtype=torch.float64), drive, step / 2) for w in (true, start, found))
+    off = [float((other - wanted).square().mean().sqrt()) for other in others]
+    assert off[1] < 0.01 * off[0]
+
+
 def test_command_writes_twin_page_and_errors(tmp_path: Path) -> None:
-    settings = FitLearnedSettings(replace(TINY, steps=30, rolls=((5, 3),)), engine=None)
+    settings = FitLearnedSettings(replace(TINY, steps=30, rolls=((5, 3),), polish=1, polish_batch=50), engine=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # hardly trained, it goes anywhere
         fit_learned(CELL, relaxation(), settings, tmp_path, Console(file=io.StringIO()))

@@ -31,6 +31,8 @@ POINTS = 4000
 """Least time points of a run whose loss is subtracted from another one: adaptive steps would differ and drown the difference."""
 STEP, FLOOR = 0.02, 1e-6
 """Step of the differences relative to the signed weight, and the weight in S below which the step shrinks no more."""
+QUARTERINGS, STEADY = 3, 0.05
+"""How often a step is quartered at most, and how far two of them may be apart, relative to the largest slope."""
 LONGEST = 2.0
 """Factor by which a gradient may be too long or too short: a rate makes up for it."""
 SMALLEST = 1e-9
@@ -162,12 +164,36 @@ def spice_gradient(
 ) -> tuple[Array, float]:
     """Return central differences of the loss in SPICE per siemens, one per picked pair, and by how much of itself the loss moved.
 
+    Each is taken again with steps of a quarter until it holds: a step over the birth of a spike tells a jump, not a slope.
+
     Raises
     ------
-    SimulationError: a simulation failed.
+    SimulationError: a simulation failed, or the loss has no slope at the smallest of steps.
     """
     weight = projection.g_plus - projection.g_minus
     steps = STEP * np.maximum(np.abs(weight[picked[:, 0], picked[:, 1]]), FLOOR)
+    found, moved = _differences(question, projection, picked, steps, engine, workers)
+    doubtful = np.arange(len(picked))
+    for _ in range(QUARTERINGS):
+        steps[doubtful] /= 4.0
+        finer, _ = _differences(question, projection, picked[doubtful], steps[doubtful], engine, workers)
+        apart = np.abs(finer - found[doubtful])
+        found[doubtful] = finer
+        doubtful = doubtful[apart > STEADY * np.abs(found).max()]
+        if not len(doubtful):
+            return found, moved
+    row, column = picked[doubtful[0]]
+    raise SimulationError(
+        f"difference in {projection.name}",
+        f"steps of the pair in row {row}, column {column} down to {steps[doubtful[0]]:.2g} S give slopes of the loss that differ by "
+        f"more than {STEADY:.0%}: the circuit jumps there, or is noisy. Take another image, seed or loss.",
+    )
+
+
+def _differences(
+    question: Question, projection: Projection, picked: NDArray[np.int64], steps: Array, engine: Engine, workers: int | None
+) -> tuple[Array, float]:  # fmt: skip
+    """Return differences of the loss per siemens with one step in S for each pair, and the largest relative change of the loss."""
     circuit = elaborate(question.network, "reduced", question.encoder.stimulus(question.image[0]))
     reduce = image_reduction(circuit, question.encoder.duration, 1)
     decks = (

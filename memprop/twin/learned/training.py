@@ -1,4 +1,4 @@
-"""Training of learned twins on waveforms alone: first short stretches, then roll-outs of growing length."""
+"""Training of learned twins on waveforms alone: short stretches, then roll-outs of growing length, then a polish of single steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from memprop.errors import InputError, TrainingError
 from memprop.twin.learned.core import Weights, finer, fresh, roll
+from memprop.twin.learned.polish import Stretches, polish
 
 Floats = NDArray[np.float64]
+MOVED = 0.01
+"""Error of a short stretch, as a share of how far a state moves, from which on the loss grows linearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,10 @@ class LearnedSettings:
     """Error of a short stretch, in spans, from which on the loss grows linearly where states hardly move."""
     rate: float = 5e-3
     """Largest learning rate."""
+    polish: int = 60
+    """Iterations of the last part, see `polish`."""
+    polish_batch: int = 8000
+    """Steps in each of them."""
     seed: int = 1
 
 
@@ -83,7 +90,25 @@ def train(
     for length, count in settings.rolls:
         _roll_outs(weights, fit, settings, generator, length, count, say)
         say(f"roll-outs of {length}: validation {_score(weights, validation, settings):.4f}")
-    return Weights(*(w.detach() for w in weights))
+    weights = Weights(*(w.detach() for w in weights))
+    if settings.polish:
+        weights = _polished(weights, fit, settings, generator, say)
+        say(f"polish: validation {_score(Weights(*(w.float() for w in weights)), validation, settings):.4f}")
+    return Weights(*(w.float() for w in weights))
+
+
+def _polished(
+    weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, say: Callable[[str], None]
+) -> Weights:
+    busy = _busy(fit)
+
+    def draw() -> Stretches:
+        run, at = _drawn(fit, busy, settings.polish_batch, 1, generator)
+        current = torch.stack([fit.current[run, at], fit.current[run, at + 1]], 1)
+        return Stretches(fit.z[run, at].double(), fit.z[run, at + 1].double(), current.double())
+
+    scale = (settings.finest, MOVED)
+    return polish(weights, draw, fit.step, settings.parts, scale, settings.polish, say)
 
 
 def _score(weights: Weights, data: Sequences, settings: LearnedSettings) -> float:
@@ -133,7 +158,7 @@ def _single_steps(
         found = _rolled(weights, before, current, fit.step, settings.parts)[-1]
         moved = (after - before).abs()
         # Slow parts decide when the next spike comes: their errors count relative to how far a state moves.
-        error = (found - after) / (settings.finest + 0.01 * moved)
+        error = (found - after) / (settings.finest + MOVED * moved)
         loss = (1 + error.square()).sqrt().mean()
         _advance(loss, weights, optimiser, schedule)
         if k % 1000 == 0:
