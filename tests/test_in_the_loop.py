@@ -18,7 +18,7 @@ from memprop.circuit.network import Network, Projection
 from memprop.circuit.spread import Spread, draw_chip
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import load
-from memprop.errors import CheckpointError, InputError, SimulationError, SimulatorKilled
+from memprop.errors import CheckpointError, InputError, SimulatorKilled
 from memprop.export.bundle import load_bundle
 from memprop.flow import gradient
 from memprop.flow.gradient import Comparison, Question, check_gradient, spice_gradient

@@ -168,7 +168,8 @@ def spice_gradient(
 
     Raises
     ------
-    SimulationError: a simulation failed, or the loss has no slope at the smallest of steps.
+    SimulationError: a simulation failed.
+    InputError: the loss has no slope at the smallest of steps.
     """
     weight = projection.g_plus - projection.g_minus
     steps = STEP * np.maximum(np.abs(weight[picked[:, 0], picked[:, 1]]), FLOOR)
@@ -183,10 +184,9 @@ def spice_gradient(
         if not len(doubtful):
             return found, moved
     row, column = picked[doubtful[0]]
-    raise SimulationError(
-        f"difference in {projection.name}",
-        f"steps of the pair in row {row}, column {column} down to {steps[doubtful[0]]:.2g} S give slopes of the loss that differ by "
-        f"more than {STEADY:.0%}: the circuit jumps there, or is noisy. Take another image, seed or loss.",
+    raise InputError(
+        f"crossbar {projection.name}: steps of the pair in row {row}, column {column} down to {steps[doubtful[0]]:.3g} S give slopes "
+        f"of the loss in SPICE that differ by more than {STEADY:.0%}: the circuit jumps there, or is noisy. Take another image or seed."
     )
 
 
@@ -238,7 +238,7 @@ def check_gradient(
 
     Raises
     ------
-    InputError: a rule is unknown, or a crossbar has too few pairs.
+    InputError: a rule is unknown, a crossbar has too few pairs, or the loss jumps, see `spice_gradient`.
     SimulationError: a simulation failed.
     """
     known = rules if isinstance(rules, Mapping) else RULES
