@@ -151,7 +151,7 @@ def _stored(
 
 
 def _draw(folder: Path, twin: Twin, network: Network, data: Images, history: History, result: ImageResult) -> None:
-    figures.training_curve(folder / "training.png", history.loss, history.validation)
+    figures.training_curve(folder / "training.png", history.loss, history.validation, history.best)
     image = torch.from_numpy(data.pixels("test", np.array([result.index])))
     traces = {name: trace[:, 0].numpy() for name, trace in twin.traces(image).items()}
     side = np.concatenate(list(traces.values()), axis=1)

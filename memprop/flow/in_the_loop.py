@@ -253,7 +253,8 @@ def _tune(
     if loop.learning is not None:
         history = _learn(twin, chip, design, loop, loop.learning, engine, folder, console)
         judge("tuned", _programmed(chip, twin), folder)
-        training_curve(folder / "training.png", history.loss, history.validation)
+        curve = (history.loss, history.validation, history.best, history.validation_loss)
+        training_curve(folder / "training.png", *curve)
     return Tuned(settings, accuracy, failed, history)
 
 

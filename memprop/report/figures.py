@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
 
 from memprop.circuit.network import Network
@@ -33,25 +33,37 @@ def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 3
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def training_curve(path: Path, loss: list[float], validation: list[float]) -> Path:
-    """Draw loss and validation accuracy over the epochs."""
+def training_curve(
+    path: Path, loss: Sequence[float], validation: Sequence[float], best: int, held_out: Sequence[float] = ()
+) -> Path:
+    """Draw loss and validation accuracy over the epochs, with the epoch whose weights were taken; ``best`` counts from 0.
+
+    ``held_out`` is the loss on the images held out, where that chose the epoch.
+    """
     figure, axes = _figure(1, 2)
-    epochs = np.arange(1, len(loss) + 1)
-    axes[0, 0].plot(epochs, loss, "o-", color=TWIN, markersize=3)
-    axes[0, 0].set(xlabel="epoch", ylabel="training loss (nats)", title="Cross-entropy", yscale=_scale(loss))
-    axes[0, 1].plot(epochs, 100 * (1 - np.array(validation)), "o-", color=SPICE, markersize=3)
-    axes[0, 1].set(
+    epochs, (left, right) = np.arange(1, len(loss) + 1), axes[0]
+    left.plot(epochs, loss, "o-", color=TWIN, markersize=3, label="training")
+    left.set(xlabel="epoch", ylabel="loss (nats)", title="Loss", yscale=_scale(loss))
+    if held_out:
+        left.plot(epochs, held_out, "o-", color=SPICE, markersize=3, label="held out")
+        left.legend(frameon=False)
+    errors = 100 * (1 - np.array(validation))
+    right.plot(epochs, errors, "o-", color=SPICE, markersize=3)
+    right.plot(epochs[best], errors[best], "o", color=SPICE, markersize=9, fillstyle="none")
+    right.set(
         xlabel="epoch",
         ylabel="validation error (%)",
-        title=f"best: {100 * max(validation):.2f} % right",
+        title=f"epoch {best + 1} taken: {100 * validation[best]:.2f} % right",
         yscale=_scale([1 - share for share in validation]),
     )
     for axis in axes.flat:
         axis.grid(visible=True, which="both", alpha=0.25)
         axis.xaxis.get_major_locator().set_params(integer=True)
+        if axis.get_yscale() == "log":
+            # Labels at 1, 2 and 5 of each decade: nine would run into each other.
+            axis.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
         for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.tick_params(axis="y", which="minor", labelsize=6)
     return _save(figure, path)
 
 
