@@ -358,6 +358,15 @@ def test_a_step_over_a_jump_is_taken_again_smaller(
     assert asked == [2, 2, 1, 1]  # what holds is not asked again
 
 
+def test_a_loss_that_stands_still_is_no_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin, network = small_network()
+    noise = np.random.default_rng(0)
+    monkeypatch.setattr(gradient, "_differences", lambda _, __, pairs, *___: (noise.normal(size=len(pairs)), 1e-12))
+    question = Question(network, twin.encoder, torch.zeros(1, 64), 0)
+    _, moved = spice_gradient(question, network.projections[1], np.array([[0, 0], [1, 2]]), NgspiceEngine())
+    assert moved == 1e-12
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")

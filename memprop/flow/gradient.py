@@ -174,6 +174,8 @@ def spice_gradient(
     weight = projection.g_plus - projection.g_minus
     steps = STEP * np.maximum(np.abs(weight[picked[:, 0], picked[:, 1]]), FLOOR)
     found, moved = _differences(question, projection, picked, steps, engine, workers)
+    if moved < SMALLEST:  # differences of noise never hold; that nothing moves is the answer
+        return found, moved
     doubtful = np.arange(len(picked))
     for _ in range(QUARTERINGS):
         steps[doubtful] /= 4.0
