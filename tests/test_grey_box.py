@@ -32,6 +32,7 @@ from memprop.twin.cell import CellTwin
 from memprop.twin.fitting.design import design_stimuli
 from memprop.twin.fitting.grey_box import fit_parameters
 from memprop.twin.fitting.metrics import (
+    SpikeErrors,
     SpikeRule,
     drift_of,
     range_of,
@@ -189,6 +190,24 @@ def test_late_missed_and_extra_spikes_are_counted() -> None:
     assert len(found.relative) == 1  # 80 us after 50 us; the others are the first of their run
     none = spike_errors(waveforms, 0 * twin, time, SpikeRule("peaks", 0.05))
     assert (none.missed, none.extra, none.typical, none.worst) == (4, 0, 0.0, 0.0)
+
+
+def test_spike_further_off_than_half_an_interval_is_another_one() -> None:
+    time = np.linspace(0, 400e-6, 4001)  # 5 % of a run is 20 us, in which each would find the next
+    rule = SpikeRule("peaks", 0.05)
+
+    def found(true: list[float], ours: list[float]) -> SpikeErrors:
+        mem = gaussians(time, true)[None]
+        waveforms = make_waveforms(MIF, time, 0 * mem, mem, split=["held_out"], stimulus=["a"], engine="hand")
+        return spike_errors(waveforms, gaussians(time, ours)[None], time, rule)
+
+    train = list(10e-6 + 20e-6 * np.arange(18))
+    shifted = found(train, [t + 12e-6 for t in train[:-1]])  # late by 0.6 of an interval: the next one, early by 0.4
+    assert (shifted.missed, shifted.extra) == (1, 0)
+    assert shifted.late == pytest.approx(-8e-6, abs=0.1e-6)
+    pair = found([100e-6, 108e-6], [100e-6, 114e-6])
+    assert (pair.missed, pair.extra) == (1, 1)
+    assert found([100e-6], [114e-6]).missed == 0
 
 
 def test_drift_is_the_error_of_each_tenth() -> None:

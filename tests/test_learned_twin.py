@@ -275,7 +275,7 @@ TINY = LearnedSettings(
     rolls=((20, 60),),
     roll_batch=16,
     finest=1e-3,
-    polish=10,
+    polish=((10, 1.0),),
     polish_batch=500,
 )
 
@@ -289,6 +289,38 @@ def test_training_learns_a_leaky_integrator_from_waveforms() -> None:
     assert np.sqrt(np.mean((found - held.mem) ** 2)) < 0.04 * np.ptp(held.mem)
     again = learn_cell(waveforms, CELL, TINY)
     assert all(torch.equal(a, b) for a, b in zip(model.weights, again.weights, strict=True))
+
+
+def test_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    settings = replace(TINY, steps=30, rolls=((5, 3),), polish=((1, 1.0), (1, 0.5)), polish_batch=50)
+    waveforms, said = relaxation(), []
+
+    def stop_at_the_second_polish(line: str) -> None:
+        said.append(line)
+        if line.startswith("polish to 1:"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_cell(waveforms, CELL, settings, stop_at_the_second_polish, tmp_path)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert [name[0] for name in kept] == ["1", "2", "3"]
+    said.clear()
+    model = learn_cell(waveforms, CELL, settings, said.append, tmp_path)
+    assert not any(line.startswith(("step", "roll-outs of 5, iteration")) for line in said)  # none is done again
+    whole = learn_cell(waveforms, CELL, settings)
+    assert all(torch.equal(a, b) for a, b in zip(model.weights, whole.weights, strict=True))
+    # Other settings are another training, and a damaged file says what to do.
+    learn_cell(waveforms, CELL, replace(settings, steps=31), folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 8
+    (tmp_path / kept[1]).write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"cannot be read .* Delete the file; that part of the training is done again"):
+        learn_cell(waveforms, CELL, settings, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:7"])
+def test_device_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=rf"device '{name}' is not to be had: .* Give cpu, or cuda where torch has it"):
+        learn_cell(relaxation(), CELL, replace(TINY, device=name))
 
 
 def test_polish_finds_the_model_that_made_the_waveforms() -> None:
@@ -312,7 +344,9 @@ def test_polish_finds_the_model_that_made_the_waveforms() -> None:
 
 
 def test_command_writes_twin_page_and_errors(tmp_path: Path) -> None:
-    settings = FitLearnedSettings(replace(TINY, steps=30, rolls=((5, 3),), polish=1, polish_batch=50), engine=None)
+    settings = FitLearnedSettings(
+        replace(TINY, steps=30, rolls=((5, 3),), polish=((1, 1.0),), polish_batch=50), engine=None
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # hardly trained, it goes anywhere
         fit_learned(CELL, relaxation(), settings, tmp_path, Console(file=io.StringIO()))

@@ -61,6 +61,9 @@ def fit_cell(
         bool,
         typer.Option("--learned", help="Learn a neural twin from the waveforms alone, without the cell's equations."),
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where a learned twin is trained: cpu, or cuda where torch has it.")
+    ] = "cpu",
     more: Annotated[
         list[Path] | None, typer.Option(help="Further files of waveforms of the same cell, e.g. with more spikes.")
     ] = None,
@@ -82,14 +85,11 @@ def fit_cell(
     rule = parse_rule(spikes)
     if learned:
         from memprop.flow.fit_learned import FitLearnedSettings, fit_learned  # noqa: PLC0415
+        from memprop.twin.learned.training import LearnedSettings  # noqa: PLC0415
 
-        fit_learned(
-            neuron,
-            data,
-            FitLearnedSettings(dt=dt, rule=rule, engine=engine if measure else None, workers=workers),
-            out,
-            console,
-        )
+        training = LearnedSettings(device=device)
+        how = FitLearnedSettings(training, dt, rule, engine if measure else None, workers=workers)
+        fit_learned(neuron, data, how, out, console)
         return
     settings = FitCellSettings(dt, names or None, rule, engine if measure else None, workers=workers)
     run(neuron, data, settings, out, console)

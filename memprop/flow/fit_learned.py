@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from memprop.twin.learned.twin import LearnedModel, LearnedTwin
 from memprop.twin.population import FOLDER
 
 Floats = NDArray[np.float64]
+TRAINING = "training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,12 @@ class FitLearnedSettings:
 
 
 def learn_cell(
-    waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None
-) -> LearnedModel:
+    waveforms: CellWaveforms, cell: Cell, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None,
+    folder: Path | None = None,
+) -> LearnedModel:  # fmt: skip
     """Return a model of the cell, learned from the runs ``fit``; no errors are in it yet.
+
+    Finished parts of the training are kept in ``folder``.
 
     Raises
     ------
@@ -73,7 +78,7 @@ def learn_cell(
     parts = [
         sequences(_states(part), part.current, part.step, rest, span) for part in (fit, waveforms.part("validation"))
     ]
-    weights = train(parts[0], parts[1], settings, say)
+    weights = train(parts[0], parts[1], settings, say, folder)
     return model_of(waveforms, cell, settings, weights)
 
 
@@ -119,8 +124,14 @@ def fit_learned(
     InputError, TrainingError: see `learn_cell`.
     """
     console.print(f"{cell.name}: learning from {waveforms.part('fit').runs} runs", highlight=False)
-    model = learn_cell(waveforms, cell, settings.training, lambda line: console.print(line, highlight=False))
-    return judge_learned(model, cell, waveforms, settings, out, console)
+    folder = _home(cell, out)
+    say = partial(console.print, highlight=False)
+    model = learn_cell(waveforms, cell, settings.training, say, folder / TRAINING)
+    return judge_learned(model, cell, waveforms, settings, folder, console)
+
+
+def _home(cell: Cell, out: Path | None) -> Path:
+    return ensure_folder(out or Path("runs") / cell.name / "learned")
 
 
 def judge_learned(
@@ -137,7 +148,7 @@ def judge_learned(
     errors = _errors(report, waveforms)
     half, _, _ = judge(LearnedTwin(1, dt / 2, model=model, cell=cell, dtype=torch.float64), waveforms, settings.rule)
     errors["normalised_rms_at_half_the_step"] = half.held_out.normalised
-    folder = ensure_folder(out or Path("runs") / cell.name / "learned")
+    folder = _home(cell, out)
     if long is None and settings.engine is not None:
         long = long_waveforms(cell, waveforms, settings.long_runs, settings.engine, settings.workers, folder, console)
     if long is not None:

@@ -121,7 +121,8 @@ def spike_errors(
     """Compare the spikes of membranes ``found`` in V, ``[run, T]`` at ``grid`` in s, with those of all runs.
 
     Both are read at the points of ``grid``, with the same curve between them: what a coarse grid does to the reading of a time then
-    is no error of the twin. Two spikes are the same where they are next to each other and within ``window`` s; default 5 % of a run.
+    is no error of the twin. Two spikes are the same where they are next to each other, within ``window`` s, by default 5 % of a run,
+    and within half the time to the next true spike on either side: else a late spike would be taken for the one after it.
     """
     reference = on_grid(waveforms.time, waveforms.mem, grid)
     window = 0.05 * float(waveforms.time[-1]) if window is None else window
@@ -131,9 +132,9 @@ def spike_errors(
     for run, mem in zip(found, reference, strict=True):
         ours, theirs = spike_times(grid, run, rule), spike_times(grid, mem, rule)
         faint = spike_times(grid, run, rule, _FAINTER), spike_times(grid, mem, rule, _FAINTER)
-        pairs = _pairs(theirs, faint[0], window)
+        pairs = _pairs(theirs, faint[0], _reach(theirs, window)[:, None])
         true, missed = true + len(theirs), missed + len(theirs) - len(pairs)
-        extra += len(ours) - len(_pairs(ours, faint[1], window))
+        extra += len(ours) - len(_pairs(ours, faint[1], _reach(faint[1], window)))
         for k, j in pairs:
             late.append(faint[0][j] - theirs[k])
             if k:
@@ -141,16 +142,23 @@ def spike_errors(
     return SpikeErrors(rule, true, missed, extra, np.array(late), np.array(relative))
 
 
-def _pairs(ours: Floats, theirs: Floats, window: float) -> list[tuple[int, int]]:
-    """Return pairs of indices of spikes that are the same; nearest ones first, each once."""
+def _reach(times: Floats, window: float) -> Floats:
+    """Return how far from each true spike, in s, a spike of the twin can be and still be that one."""
+    gaps = np.diff(times, prepend=-np.inf, append=np.inf)
+    return np.minimum(window, 0.5 * np.minimum(gaps[:-1], gaps[1:]))
+
+
+def _pairs(ours: Floats, theirs: Floats, reach: Floats) -> list[tuple[int, int]]:
+    """Return pairs of indices of spikes that are the same; nearest ones first, each once. ``reach`` is in s, ``[ours, theirs]``."""
     if not len(ours) or not len(theirs):
         return []
     gap = np.abs(ours[:, None] - theirs)
+    gap[gap > reach] = np.inf
     order = np.argsort(gap, axis=None, kind="stable")
     used: tuple[set[int], set[int]] = (set(), set())
     pairs = []
     for k, j in zip(*np.unravel_index(order, gap.shape), strict=True):
-        if gap[k, j] > window:
+        if not np.isfinite(gap[k, j]):
             break
         if int(k) not in used[0] and int(j) not in used[1]:
             used[0].add(int(k))

@@ -21,6 +21,31 @@ _PAIRS = ("steps", "current", "membrane")
 _ROWS = ("rest", "span")
 
 
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write weights as they are, in their precision.
+
+    Raises
+    ------
+    OutputError: they cannot be written.
+    """
+    write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in weights._asdict().items()}))
+
+
+def load_weights(path: Path) -> Weights:
+    """Return weights of `save_weights`.
+
+    Raises
+    ------
+    InputError: they cannot be read.
+    """
+    try:
+        return Weights(**load(path.read_bytes()))
+    except (OSError, SafetensorError, TypeError) as error:
+        raise InputError(
+            f"weights {path} cannot be read ({type(error).__name__}: {error}). Delete the file; that part of the training is done again."
+        ) from error
+
+
 def save_model(model: LearnedModel, folder: Path) -> None:
     """Write the model's two files; equal models give equal bytes.
 
@@ -33,9 +58,7 @@ def save_model(model: LearnedModel, folder: Path) -> None:
         **{name: list(getattr(model, name)) for name in (*_ROWS, *_PAIRS)}, "errors": dict(model.errors),
     }  # fmt: skip
     ensure_folder(folder)
-    write_atomic(
-        folder / WEIGHTS, save({k: v.detach().float().contiguous() for k, v in model.weights._asdict().items()})
-    )
+    save_weights(Weights(*(w.float() for w in model.weights)), folder / WEIGHTS)
     write_atomic(folder / ABOUT, json.dumps(about, indent=2) + "\n")
 
 

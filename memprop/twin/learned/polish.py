@@ -19,8 +19,8 @@ from torch.func import jacrev, vmap
 
 from memprop.twin.learned.core import Weights, finer, roll
 
-CHUNK = 1000
-"""Steps whose Jacobian is held at once."""
+CHUNK = {"cpu": 1000, "cuda": 16_000}
+"""Steps whose Jacobian is held at once: on the CPU little, on a card enough to fill it."""
 FIRST, TRIES = 1e-2, 8
 """Damping in the beginning, and how often it is raised before an iteration is given up."""
 
@@ -87,12 +87,13 @@ def _cost(errors: Callable[..., Tensor], vector: Tensor, stretches: Stretches, u
 def _normal(errors: Callable[..., Tensor], vector: Tensor, stretches: Stretches, unit: Tensor) -> tuple[Tensor, Tensor]:
     """Return the matrix and the right-hand side of the normal equations of reweighted least squares."""
     jacobian = vmap(jacrev(errors), (None, 0, 0, 0))
-    matrix, slope = torch.zeros(len(vector), len(vector), dtype=vector.dtype), torch.zeros_like(vector)
-    for k in range(0, len(unit), CHUNK):
-        part = Stretches(*(x[k : k + CHUNK] for x in stretches))
-        found = (vmap(errors, (None, 0, 0, 0))(vector, *part) * unit[k : k + CHUNK]).flatten()
+    matrix, slope = vector.new_zeros(len(vector), len(vector)), torch.zeros_like(vector)
+    chunk = CHUNK[vector.device.type]
+    for k in range(0, len(unit), chunk):
+        part = Stretches(*(x[k : k + chunk] for x in stretches))
+        found = (vmap(errors, (None, 0, 0, 0))(vector, *part) * unit[k : k + chunk]).flatten()
         weight = (1.0 + found.square()) ** -0.25  # the root of what the loss makes of a square
-        rows = jacobian(vector, *part).flatten(0, 1) * (unit[k : k + CHUNK].flatten() * weight)[:, None]
+        rows = jacobian(vector, *part).flatten(0, 1) * (unit[k : k + chunk].flatten() * weight)[:, None]
         # The matrix steers only; single precision halves its time.
         matrix += (rows.float().T @ rows.float()).double()
         slope += rows.T @ (found * weight)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memprop.errors import InputError, TrainingError
+from memprop.files import ensure_folder, sha256
 from memprop.twin.learned.core import Weights, finer, fresh, roll
+from memprop.twin.learned.files import load_weights, save_weights
 from memprop.twin.learned.polish import Stretches, polish
 
 Floats = NDArray[np.float64]
@@ -39,11 +43,13 @@ class LearnedSettings:
     """Error of a short stretch, in spans, from which on the loss grows linearly where states hardly move."""
     rate: float = 5e-3
     """Largest learning rate."""
-    polish: int = 60
-    """Iterations of the last part, see `polish`."""
+    polish: tuple[tuple[int, float], ...] = ((30, 1.0), (30, 1.0), (30, 0.2), (30, 0.2))
+    """Last parts, see `polish`: iterations, and the error that counts as 1, as a share of that of short stretches."""
     polish_batch: int = 8000
-    """Steps in each of them."""
+    """Steps in each iteration."""
     seed: int = 1
+    device: str = "cpu"
+    """Where torch computes: cpu, cuda."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +81,67 @@ def sequences(states: Floats, current: Floats, step: float, rest: Floats, span: 
 
 
 def train(
-    fit: Sequences, validation: Sequences, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None
-) -> Weights:
-    """Return trained weights.
+    fit: Sequences, validation: Sequences, settings: LearnedSettings, say: Callable[[str], None] = lambda _: None,
+    folder: Path | None = None,
+) -> Weights:  # fmt: skip
+    """Return trained weights, in single precision on the CPU.
+
+    Finished parts of the training are kept in ``folder``; the same training goes on from them.
 
     Raises
     ------
     TrainingError: the loss is no number.
+    InputError: what was kept cannot be read, or the device is unknown or missing.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    weights = Weights(*(w.requires_grad_() for w in fresh(fit.z.shape[2], settings.hidden, settings.seed)))
-    _single_steps(weights, fit, settings, generator, say)
-    say(f"short stretches: validation {_score(weights, validation, settings):.4f}")
+    device = _device(settings.device)
+    data = [replace(part, z=part.z.to(device), current=part.current.to(device)) for part in (fit, validation)]
+    common = (settings.hidden, settings.parts, settings.finest, settings.rate, settings.seed, fit.step)
+    key = sha256(repr(common).encode() + fit.z.numpy().tobytes() + fit.current.numpy().tobytes())
+    weights = Weights(*(w.to(device) for w in fresh(fit.z.shape[2], settings.hidden, settings.seed)))
+    for k, (name, size, part) in enumerate(_parts(settings)):
+        key = sha256(f"{key} {name} {size}")
+        file = None if folder is None else ensure_folder(folder) / f"{k + 1}_{key[:16]}.safetensors"
+        if file is not None and file.exists():
+            weights = Weights(*(w.to(device) for w in load_weights(file)))
+        else:
+            # A generator for each part, so that what is kept does not change what follows.
+            weights = part(weights, data[0], settings, torch.Generator().manual_seed(settings.seed + k), say)
+            if file is not None:
+                save_weights(weights, file)
+        say(f"{name}: validation {_score(Weights(*(w.float() for w in weights)), data[1], settings):.4f}")
+    return Weights(*(w.float().cpu() for w in weights))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch has both for what it lacks
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device '{name}' is not to be had: {reason}. Give cpu, or cuda where torch has it."
+        ) from error
+
+
+_Part = Callable[[Weights, Sequences, LearnedSettings, torch.Generator, Callable[[str], None]], Weights]
+
+
+def _parts(settings: LearnedSettings) -> list[tuple[str, str, _Part]]:
+    """Return the parts of the training: name, what of the settings it depends on, and what does it."""
+    steps = f"{settings.steps} {settings.strides} {settings.batch}"
+    parts: list[tuple[str, str, _Part]] = [("short stretches", steps, _single_steps)]
     for length, count in settings.rolls:
-        _roll_outs(weights, fit, settings, generator, length, count, say)
-        say(f"roll-outs of {length}: validation {_score(weights, validation, settings):.4f}")
-    weights = Weights(*(w.detach() for w in weights))
-    if settings.polish:
-        weights = _polished(weights, fit, settings, generator, say)
-        say(f"polish: validation {_score(Weights(*(w.float() for w in weights)), validation, settings):.4f}")
-    return Weights(*(w.float() for w in weights))
+        size = f"{count} {settings.roll_batch}"
+        parts.append((f"roll-outs of {length}", size, partial(_roll_outs, length=length, count=count)))
+    for count, share in settings.polish:
+        size = f"{count} {settings.polish_batch}"
+        parts.append((f"polish to {share:g}", size, partial(_polished, count=count, share=share)))
+    return parts
 
 
 def _polished(
-    weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, say: Callable[[str], None]
-) -> Weights:
+    weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, say: Callable[[str], None],
+    *, count: int, share: float,
+) -> Weights:  # fmt: skip
     busy = _busy(fit)
 
     def draw() -> Stretches:
@@ -107,8 +149,8 @@ def _polished(
         current = torch.stack([fit.current[run, at], fit.current[run, at + 1]], 1)
         return Stretches(fit.z[run, at].double(), fit.z[run, at + 1].double(), current.double())
 
-    scale = (settings.finest, MOVED)
-    return polish(weights, draw, fit.step, settings.parts, scale, settings.polish, say)
+    scale = (share * settings.finest, share * MOVED)
+    return polish(weights, draw, fit.step, settings.parts, scale, count, say)
 
 
 def _score(weights: Weights, data: Sequences, settings: LearnedSettings) -> float:
@@ -144,10 +186,16 @@ def _advance(
     schedule.step()
 
 
+def _free(weights: Weights) -> Weights:
+    """Return copies in single precision that take gradients."""
+    return Weights(*(w.detach().float().clone().requires_grad_() for w in weights))
+
+
 def _single_steps(
     weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, say: Callable[[str], None]
-) -> None:
+) -> Weights:
     """Learn short stretches; half of a batch is drawn where the states move, which is rare and decides the spikes."""
+    weights = _free(weights)
     optimiser, schedule = _optimiser(weights, settings.rate, settings.steps)
     busy = _busy(fit)
     for k in range(settings.steps):
@@ -163,12 +211,13 @@ def _single_steps(
         _advance(loss, weights, optimiser, schedule)
         if k % 1000 == 0:
             say(f"step {k}: {loss.item():.4f}")
+    return Weights(*(w.detach() for w in weights))
 
 
 def _busy(fit: Sequences) -> Tensor:
     """Return run and time of the points where the states move most, ``[points, 2]``."""
     speed = (fit.z[:, 1:] - fit.z[:, :-1]).abs().amax(2)
-    return torch.nonzero(speed > 0.002)
+    return torch.nonzero(speed > 0.002).cpu()  # where random numbers are drawn
 
 
 def _drawn(fit: Sequences, busy: Tensor, batch: int, stride: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -184,10 +233,11 @@ def _drawn(fit: Sequences, busy: Tensor, batch: int, stride: int, generator: tor
 
 
 def _roll_outs(
-    weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, length: int, count: int,
-    say: Callable[[str], None],
-) -> None:  # fmt: skip
+    weights: Weights, fit: Sequences, settings: LearnedSettings, generator: torch.Generator, say: Callable[[str], None],
+    *, length: int, count: int,
+) -> Weights:  # fmt: skip
     """Learn to run free: from true states, ``length`` steps."""
+    weights = _free(weights)
     optimiser, schedule = _optimiser(weights, settings.rate * 0.1, count)
     runs, points, _ = fit.z.shape
     for k in range(count):
@@ -204,6 +254,7 @@ def _roll_outs(
         _advance(loss, weights, optimiser, schedule)
         if k % 50 == 0:
             say(f"roll-outs of {length}, iteration {k}: {loss.item():.4f}")
+    return Weights(*(w.detach() for w in weights))
 
 
 def spans_of(states: Sequence[Floats] | Floats, rest: Floats) -> Floats:
