@@ -515,6 +515,13 @@ class TestCommandLine:
         assert command(monkeypatch, "replay", str(copy), "--form", "full", "--edited") == 1
         assert "FAIL" in capsys.readouterr().out
 
+    def test_device_that_torch_lacks_is_named_before_the_work(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert command(monkeypatch, "train", "digits", "--device", "quantum") == 1
+        assert "device 'quantum' is not to be had" in capsys.readouterr().err
+
     def test_interrupt_keeps_the_training_and_the_same_command_goes_on(self, tmp_path: Path) -> None:
         words = ["train", "digits", "--epochs", "3", "--hidden", "4", "--images", "1", "--full-images", "0"]
         process = subprocess.Popen(

@@ -256,6 +256,27 @@ def test_kernels_in_triton_equal_the_eager_twin() -> None:
     assert done.stdout == "equal\n", done.stderr[-2000:]
 
 
+CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no CUDA here")
+
+
+@CARD
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("cell", "dt"), [("mif", 0.5e-6), ("threshold_neuron", 2e-9)])
+@pytest.mark.parametrize(("steps", "batch", "size"), [(17, 3, 43), (225, 2, 300)])
+def test_kernels_on_a_card_equal_the_eager_twin_on_the_cpu(
+    cell: str, dt: float, dtype: torch.dtype, steps: int, batch: int, size: int
+) -> None:
+    eager, fused = _twins(cell, size, dtype, dt)
+    drive = _drive(steps, batch, size, dtype)
+    expected = _results(eager, drive, False)
+    there = Separable(drive.waveform.cuda(), drive.amplitude.cuda())
+    for separable in (False, True):
+        for ours, theirs in zip(_results(fused.cuda(), there, separable), expected, strict=True):
+            assert float((ours.cpu() - theirs).norm()) <= {torch.float32: 1e-4, torch.float64: 1e-11}[dtype] * float(
+                theirs.norm()
+            )
+
+
 def test_triton_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from memprop.twin.fused import cuda
 

@@ -219,6 +219,25 @@ class TestTraining:
         assert torch.allclose(evaluate(twin, pixels, batch=3), evaluate(twin, pixels), rtol=0, atol=1e-15)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no CUDA here")
+def test_training_on_a_card_is_that_of_the_cpu_and_goes_on(tmp_path: Path) -> None:
+    whole, there = make_twin(dtype=torch.float64), make_twin(dtype=torch.float64).cuda()
+    expected = fit(whole, DATA, replace(CONFIG, epochs=2))
+
+    def stop(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (1, 1):
+            raise KeyboardInterrupt
+
+    config = replace(CONFIG, epochs=2, checkpoint_s=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(there, DATA, config, checkpoint=tmp_path / "c.safetensors", on_step=stop)
+    again = make_twin(seed=99, dtype=torch.float64).cuda()
+    found = fit(again, DATA, config, checkpoint=tmp_path / "c.safetensors")
+    assert found.loss == pytest.approx(expected.loss, rel=1e-9)
+    for ours, theirs in zip(again.cpu().crossbars, whole.crossbars, strict=True):
+        assert torch.allclose(ours.weight, theirs.weight, rtol=1e-9, atol=0)
+
+
 class TestResume:
     @pytest.mark.parametrize(("epoch", "step"), [(0, 2), (1, 1), (1, 2), (2, 3)])
     def test_killed_and_resumed_training_equals_the_uninterrupted_one(

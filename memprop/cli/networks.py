@@ -38,6 +38,7 @@ def train(
         str | None,
         typer.Option(help="Ohm per wire segment between cells; two with a comma: rows, columns. Default: ideal."),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the twin is trained: cpu, or cuda where torch has it.")] = "cpu",
     engine: EngineName = "ngspice",
     workers: Workers = None,
     timeout_s: Timeout = 1800.0,
@@ -66,6 +67,7 @@ def train(
     summary = train_loop(
         settings, run or Path("runs") / settings.name, out or Path("netlists") / settings.name, console,
         images=images or settings.spice_images, full_images=full_images, engine_name=engine, workers=workers, timeout_s=timeout_s,
+        device=device,
     )  # fmt: skip
     if summary["spice_failed"] or summary.get("full_failed"):
         raise typer.Exit(1)

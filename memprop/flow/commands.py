@@ -56,7 +56,7 @@ STORED = 2
 
 def train_loop(
     settings: RunSettings, run: Path, out: Path, console: Console, *,
-    images: int, full_images: int, engine_name: str, workers: int | None, timeout_s: float,
+    images: int, full_images: int, engine_name: str, workers: int | None, timeout_s: float, device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Close the loop from data to bundle, print the table and return it; every stage finds what an earlier call finished."""
     with closing(make_engine(engine_name)) as engine:  # before the long work: a missing simulator is said at once
@@ -65,7 +65,7 @@ def train_loop(
         clock = Clock()
         data = load(settings.dataset)
         clock.lap("data")
-        twin, history = _train(settings, data, run, console, engine_name, workers)
+        twin, history = _train(settings, data, run, console, engine_name, workers, device)
         clock.lap("training", sum(history.seconds))
         correct = twin_accuracy(twin, data)
         clock.lap("twin on the test set")
@@ -112,7 +112,7 @@ def _both_forms(
 
 
 def _train(
-    settings: RunSettings, data: Images, run: Path, console: Console, engine: str, workers: int | None
+    settings: RunSettings, data: Images, run: Path, console: Console, engine: str, workers: int | None, device: str
 ) -> tuple[Twin, History]:
     trust = None if settings.fit is None else TrustRegion(run / TRUST, Path(settings.fit), engine, console, workers)
     steps = -(-(len(data.train.labels) - settings.learning.validation) // settings.learning.batch)
@@ -121,7 +121,7 @@ def _train(
         def on_step(at: Progress) -> None:
             advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
 
-        return train(settings, data, run, on_step, trust)
+        return train(settings, data, run, on_step, trust, device)
 
 
 def simulate(

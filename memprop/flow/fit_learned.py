@@ -54,7 +54,7 @@ class FitLearnedSettings:
     rule: SpikeRule | None = None
     engine: str | None = "ngspice"
     """Engine of the long runs and of the time; None: neither is measured."""
-    long_runs: int = 5
+    long_runs: int = 16
     timed_runs: int = 3
     workers: int | None = None
 

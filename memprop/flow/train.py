@@ -18,6 +18,7 @@ from memprop.learn.checkpoint import load_checkpoint
 from memprop.learn.training import History, Progress
 from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
+from memprop.twin.place import torch_device
 
 
 def make_twin(settings: RunSettings, data: Images) -> Twin:
@@ -33,20 +34,22 @@ def train(
     folder: Path,
     on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
     trust: Trust | None = None,
+    device: str = "cpu",
 ) -> tuple[Twin, History]:
-    """Train, or go on with the training in ``folder``, and return the twin with its best weights.
+    """Train, or go on with the training in ``folder``, and return the twin with its best weights, on the CPU.
 
     Raises
     ------
+    InputError: torch has no such device.
     CheckpointError: the folder holds a training with other settings.
     """
     ensure_folder(folder)
     if not (folder / TRAINING).exists():
         save_settings(folder, settings)  # before the training, so that an interrupted one can be exported
-    twin = make_twin(settings, data)
+    twin = make_twin(settings, data).to(torch_device(device))
     history = fit(twin, data, settings.learning, checkpoint=folder / TRAINING, on_step=on_step, trust=trust)
     save_settings(folder, settings)
-    return twin.eval(), history
+    return twin.cpu().eval(), history
 
 
 def load_trained(folder: Path, data_of: Callable[[str], Images]) -> tuple[RunSettings, Images, Twin]:

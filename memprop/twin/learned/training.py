@@ -18,6 +18,7 @@ from memprop.files import ensure_folder, sha256
 from memprop.twin.learned.core import Weights, finer, fresh, roll
 from memprop.twin.learned.files import load_weights, save_weights
 from memprop.twin.learned.polish import Stretches, polish
+from memprop.twin.place import torch_device
 
 Floats = NDArray[np.float64]
 MOVED = 0.01
@@ -43,9 +44,9 @@ class LearnedSettings:
     """Error of a short stretch, in spans, from which on the loss grows linearly where states hardly move."""
     rate: float = 5e-3
     """Largest learning rate."""
-    polish: tuple[tuple[int, float], ...] = ((30, 1.0), (30, 1.0), (30, 0.2), (30, 0.2))
+    polish: tuple[tuple[int, float], ...] = ((50, 1.0), (50, 0.3), (50, 0.1), (50, 0.1))
     """Last parts, see `polish`: iterations, and the error that counts as 1, as a share of that of short stretches."""
-    polish_batch: int = 8000
+    polish_batch: int = 16_000
     """Steps in each iteration."""
     seed: int = 1
     device: str = "cpu"
@@ -93,7 +94,7 @@ def train(
     TrainingError: the loss is no number.
     InputError: what was kept cannot be read, or the device is unknown or missing.
     """
-    device = _device(settings.device)
+    device = torch_device(settings.device)
     data = [replace(part, z=part.z.to(device), current=part.current.to(device)) for part in (fit, validation)]
     common = (settings.hidden, settings.parts, settings.finest, settings.rate, settings.seed, fit.step)
     key = sha256(repr(common).encode() + fit.z.numpy().tobytes() + fit.current.numpy().tobytes())
@@ -110,16 +111,6 @@ def train(
                 save_weights(weights, file)
         say(f"{name}: validation {_score(Weights(*(w.float() for w in weights)), data[1], settings):.4f}")
     return Weights(*(w.float().cpu() for w in weights))
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch has both for what it lacks
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device '{name}' is not to be had: {reason}. Give cpu, or cuda where torch has it."
-        ) from error
 
 
 _Part = Callable[[Weights, Sequences, LearnedSettings, torch.Generator, Callable[[str], None]], Weights]
