@@ -18,10 +18,18 @@ from memprop.device.library import DeviceModel, load_device
 from memprop.errors import InputError
 from memprop.files import inside, sha256, shipped
 
-PORTS = {"neuron": ("mem", "e1", "e2", "ref"), "synapse": ("rp", "rn", "col")}
+PORTS = {
+    "neuron": ("mem", "e1", "e2", "ref"),
+    "synapse": ("rp", "rn", "col"),
+    "bidirectional": ("node", "row", "ref"),
+}
 """Ports of each kind of cell, in order."""
 RAILS = ("e1", "e2")
 """Supply rails of a neuron, in the order of its ports."""
+
+
+Kind = Literal["neuron", "synapse", "bidirectional"]
+"""A spiking neuron, a pair of RRAM cells, or a neuron that also sends currents back."""
 
 
 class Supply(Strict):
@@ -71,7 +79,7 @@ class CellCard(Strict):
     name: str
     description: str
     sources: tuple[str, ...]
-    kind: Literal["neuron", "synapse"]
+    kind: Kind
     ports: tuple[str, ...]
     models: tuple[str, ...] = ()
     supplies: dict[str, Supply] = Field(default_factory=dict)
@@ -249,7 +257,7 @@ def outer_blocks(text: str) -> list[str]:
     return blocks
 
 
-def as_cell(cell: Cell | SubCircuit | str, kind: Literal["neuron", "synapse"], like: str) -> Cell:
+def as_cell(cell: Cell | SubCircuit | str, kind: Kind, like: str) -> Cell:
     """Return ``cell`` as a Cell: a name is loaded, a user's PySpice SubCircuit gets the card of the shipped cell ``like``.
 
     The subcircuit must have the ports of its kind, in order: a neuron ``mem e1 e2 ref``, a synapse ``rp rn col`` with

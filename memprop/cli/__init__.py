@@ -10,7 +10,7 @@ from rich.markup import escape
 
 # In this order the commands stand in --help.
 # isort: off
-from memprop.cli import networks, chips, cells, devices, tools  # noqa: F401
+from memprop.cli import networks, chips, learning, cells, devices, tools  # noqa: F401
 
 # isort: on
 from memprop.cli.app import app

@@ -34,6 +34,10 @@ SHA256: Mapping[str, Mapping[str, str]] = {
         "images": "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3",
         "labels": "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
     },
+    "iris": {
+        "images": "9f83d709ff543630793c65970cd232a7b86de6f44338e64fb2847e5b5d757634",
+        "labels": "7ba64c221a0a07e8a91f5c36d9f046565bb0dc1f9f5473a924f65122b6c8a412",
+    },
 }
 """Published SHA-256 of the raw uint8 bytes in the official order."""
 
@@ -78,9 +82,10 @@ def cache_folder() -> Path:
 
 
 def load(name: str, cache: Path | None = None) -> Images:
-    """Return the data set ``mnist``, ``fashion`` or ``digits``.
+    """Return the data set ``mnist``, ``fashion``, ``digits`` or ``iris``.
 
-    ``digits`` is split by a fixed permutation: every fifth image is held out. Sources are tried in order: the cache, an
+    ``digits`` is split by a fixed permutation: every fifth image is held out. ``iris`` are four lengths in mm, of 80, each flower an
+    image of one row; 45 of 150 are held out. Sources are tried in order: the cache, an
     installed package, the package managers, the public mirrors.
 
     Raises
@@ -106,6 +111,18 @@ def _digits(cache: Path) -> Images:  # noqa: ARG001 - scikit-learn carries the d
     return Images("digits", Split(images[train], labels[train]), Split(images[test], labels[test]), 16)
 
 
+def _iris(cache: Path) -> Images:  # noqa: ARG001 - scikit-learn carries the data
+    from sklearn.datasets import load_iris  # noqa: PLC0415
+
+    lengths, target = load_iris(return_X_y=True)
+    arrays = {"images": np.rint(10 * lengths).astype(np.uint8).reshape(-1, 1, 4), "labels": target.astype(np.uint8)}
+    _check("iris", arrays, "scikit-learn")
+    order = np.random.default_rng(0).permutation(len(target))
+    train, test = order[45:], order[:45]
+    images, labels = arrays["images"], arrays["labels"]
+    return Images("iris", Split(images[train], labels[train]), Split(images[test], labels[test]), 80)
+
+
 def _idx_set(name: str, sources: Callable[[], list[tuple[str, Callable[[], Arrays]]]]) -> Callable[[Path], Images]:
     def read(cache: Path) -> Images:
         arrays = _first_good(name, cache, sources())
@@ -119,6 +136,7 @@ DATASETS: Mapping[str, Callable[[Path], Images]] = {
     "mnist": _idx_set("mnist", mnist_sources),
     "fashion": _idx_set("fashion", fashion_mnist_sources),
     "digits": _digits,
+    "iris": _iris,
 }
 
 

@@ -33,6 +33,45 @@ class Transient:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """Operating points at the values 0, 1, ... ``points - 1`` V of one voltage source.
+
+    Tables of the source's voltage make anything of them, for instance the inputs of one sample after the other.
+
+    Raises
+    ------
+    InputError: there is no point.
+    """
+
+    source: str
+    """Name of the voltage source."""
+    points: int
+
+    def __post_init__(self) -> None:
+        if self.points < 1:
+            raise InputError(f"sweep of {self.source}: points = {self.points!r}, need 1 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class SmallSignal:
+    """Small-signal (AC) analysis at one frequency in Hz; what is kept are the real parts per unit of the sources' AC values.
+
+    Raises
+    ------
+    InputError: the frequency is not positive.
+    """
+
+    frequency: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.frequency < float("inf"):
+            raise InputError(f"small-signal analysis: frequency = {self.frequency!r} Hz, need a positive number.")
+
+
+Analysis = Transient | Sweep | SmallSignal
+
+
+@dataclass(frozen=True, slots=True)
 class ModelForm:
     """One behavioural subcircuit of a device: some parameters stay open, the others are fixed."""
 
@@ -79,7 +118,7 @@ class Deck:
     title: str
     files: Mapping[str, str]
     """Name -> text of the included files, in the order of inclusion."""
-    analysis: Transient
+    analysis: Analysis
     nodes: tuple[str, ...]
     """Node voltages to keep."""
     branches: tuple[str, ...] = ()
@@ -90,9 +129,23 @@ class Deck:
     """Devices that an engine may take compiled, instead of the behavioural files."""
 
     @property
+    def transient(self) -> Transient:
+        """The analysis, for those who know no other kind.
+
+        Raises
+        ------
+        InputError: it is another kind.
+        """
+        if not isinstance(self.analysis, Transient):
+            kind = type(self.analysis).__name__.lower()
+            raise InputError(f"deck {self.title}: a {kind} is done by the engine ngspice alone. Use that engine.")
+        return self.analysis
+
+    @property
     def digest(self) -> str:
         """SHA-256 over all that decides the result."""
-        content = {"analysis": asdict(self.analysis), "nodes": self.nodes, "branches": self.branches,
+        kind = {} if isinstance(self.analysis, Transient) else {"kind": type(self.analysis).__name__}
+        content = {"analysis": kind | asdict(self.analysis), "nodes": self.nodes, "branches": self.branches,
                    "options": list(self.options.items())}  # fmt: skip
         if self.verilog:  # hashes of decks without it stay what they were before it was there
             content["verilog"] = [_plain(model) for model in self.verilog]

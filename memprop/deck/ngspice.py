@@ -10,7 +10,7 @@ from memprop.circuit.elaborate import INPUT_FILES, PASSES, Elaborated, Section, 
 from memprop.circuit.image import reduced_values
 from memprop.circuit.stimulus import Stimulus
 from memprop.deck.changes import Change
-from memprop.deck.deck import Deck, Transient
+from memprop.deck.deck import Analysis, Deck, SmallSignal, Sweep, Transient
 from memprop.deck.models import cell_models
 from memprop.deck.numbers import to_text
 
@@ -105,25 +105,29 @@ def main_text(deck: Deck, compiled: Sequence[str] = (), names: Mapping[str, str]
     names = names or {}
     saved = [f"v({names.get(node, node)})" for node in deck.nodes] + [f"i({branch})" for branch in deck.branches]
     lines += [".save " + " ".join(saved[k : k + 8]) for k in range(0, len(saved), 8)]
-    lines += [transient_line(deck.analysis), ".end"]
+    lines += [analysis_line(deck.analysis), ".end"]
     return "\n".join(lines) + "\n"
 
 
-def transient_line(analysis: Transient) -> str:
-    """Return the ``.tran`` card."""
+def analysis_line(analysis: Analysis) -> str:
+    """Return the card of an analysis."""
+    if isinstance(analysis, Sweep):
+        return f".dc {analysis.source} 0 {analysis.points - 1} 1"
+    if isinstance(analysis, SmallSignal):
+        return f".ac lin 1 {to_text(analysis.frequency)} {to_text(analysis.frequency)}"
     return f".tran {to_text(analysis.max_step)} {to_text(analysis.stop)} 0 {to_text(analysis.max_step)}"
 
 
-def batch_text(main: str, analysis: Transient, steps: Sequence[Sequence[Change]]) -> str:
+def batch_text(main: str, analysis: Analysis, steps: Sequence[Sequence[Change]]) -> str:
     """Return a main file that runs once for each of ``steps``, after its changes, and writes ``out0.raw``, ``out1.raw``, ..."""
-    lines = main.removesuffix(f"{transient_line(analysis)}\n.end\n").splitlines()
+    lines = main.removesuffix(f"{analysis_line(analysis)}\n.end\n").splitlines()
     lines += [".control", "set filetype=binary", "option noinit"]
     for k, changes in enumerate(steps):
         lines += [*again(analysis, changes), f"write out{k}.raw", "destroy all"]
     return "\n".join([*lines, "quit 0", ".endc", ".end"]) + "\n"
 
 
-def again(analysis: Transient, changes: Sequence[Change]) -> list[str]:
+def again(analysis: Analysis, changes: Sequence[Change]) -> list[str]:
     """Return the commands that run a loaded deck with other values, which stay; the operating point is searched anew."""
     alters = [f"alter {c.element}{' gain' if c.element[0] in 'efgh' else ''} = {c.value}" for c in changes]
-    return [*alters, transient_line(analysis)[1:]]
+    return [*alters, analysis_line(analysis)[1:]]

@@ -125,7 +125,7 @@ class _Writer:
         after each corner makes it begin with a small step there, as ngspice does; without it membranes are off by a millivolt.
         """
         self.used.add("v")
-        stop, gap = self.deck.analysis.stop, _AFTER_CORNER * self.deck.analysis.max_step
+        stop, gap = self.deck.transient.stop, _AFTER_CORNER * self.deck.transient.max_step
         moments = {0.0, *self.corners, *(corner + gap for corner in self.corners), stop}
         wave = _wave([(moment, 0.0) for moment in sorted(moments) if 0.0 <= moment <= stop])
         return f'{OWN}corners ({OWN}corners 0) {OWN}v type="pwl" break="all" {wave}'
@@ -190,7 +190,7 @@ class _Writer:
         if element.kind == "b":
             return f"{head} {self.time_source(element, parameters)}"
         self.corners.update(pwl_times(element))
-        return f"{head} {write(element, self.deck.analysis)}"
+        return f"{head} {write(element, self.deck.transient)}"
 
     def check_call(self, element: Element) -> None:
         """Refuse a value for a parameter whose default is an expression: VACASK lets no instance change those."""
@@ -218,7 +218,7 @@ class _Writer:
                 f"{element.place}: VACASK has no behavioural sources of {', '.join(others[:3])}. Write the element as a Verilog-A "
                 "device and give the deck that model, or use the engine ngspice."
             )
-        stop = self.deck.analysis.stop
+        stop = self.deck.transient.stop
         self.corners.update(corners(expression, stop))
         self.used.add(letter)
         points = sample_in_time(expression, stop)
@@ -283,7 +283,7 @@ class _Writer:
         yield from (f"  save {' '.join(saved[k : k + 8])}" for k in range(0, len(saved), 8))
         initial = self.initial()
         forced = ", ".join(f'"{self.node_name(node)}", {value_text(text, ".ic")}' for node, text in initial.items())
-        step, stop = to_text(self.deck.analysis.max_step), to_text(self.deck.analysis.stop)
+        step, stop = to_text(self.deck.transient.max_step), to_text(self.deck.transient.stop)
         analysis = f"tran stop={stop} step={step} maxstep={step}" + (f" ic={{{forced}}}" if forced else "")
         for k, changes in enumerate(((), *further), 1):
             yield from map(_alter, changes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from memprop.conductance.pair import Array
 from memprop.deck.deck import Deck
-from memprop.deck.ngspice import transient_line
+from memprop.deck.ngspice import analysis_line
 from memprop.deck.numbers import to_text
 from memprop.export.manifest import Check
 
@@ -57,7 +57,7 @@ def testbench_text(deck: Deck, files: Sequence[str], checks: Sequence[Check], ra
     lines += [".options " + " ".join(f"{key}={value}" for key, value in deck.options.items())]
     rails = [check.name.removeprefix("charge_") for check in checks if check.name.startswith("charge_")]
     lines += [".save " + " ".join([*(f"v({node})" for node in outputs), *(f"i({source})" for source in rails)])]
-    lines += [transient_line(deck.analysis), ".control", "run", "let passed = 0"]
+    lines += [analysis_line(deck.analysis), ".control", "run", "let passed = 0"]
     for check in checks:
         lines += [
             f"* expected {check.expected!r} {check.unit}, limit {check.limit!r} {check.unit}",

@@ -192,3 +192,18 @@ def mismatch_curve(path: Path, sigmas: Sequence[float], accuracy: Mapping[str, S
     axis.set(xlabel="spread of the neurons' parameters (%)", ylabel=f"accuracy in SPICE, {images} test images (%)")
     axis.legend(frameon=False)
     return _save(figure, path)
+
+
+def noise_curve(path: Path, ratios: Sequence[float], cosines: Sequence[Sequence[float]]) -> Path:
+    """Draw how far gradients ``[crossbar][ratio]`` turn when nodes are read with noise of 1/ratio of their movement."""
+    figure, axes = _figure(size=(5.0, 3.6))
+    axis = axes[0, 0]
+    for k, row in enumerate(cosines):
+        axis.plot(ratios, 1.0 - np.array(row), "o-", markersize=4, label=f"crossbar {k}")
+    axis.set(
+        xlabel="movement of the nodes / noise of the read-out", ylabel="1 - cosine", xscale="log", yscale="log",
+        title="Gradient under read-out noise",
+    )  # fmt: skip
+    axis.grid(visible=True, which="both", alpha=0.25)
+    axis.legend(frameon=False)
+    return _save(figure, path)

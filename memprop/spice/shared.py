@@ -21,6 +21,7 @@ from memprop.deck.ngspice import again, main_text
 from memprop.errors import (
     DeckError,
     EngineError,
+    InputError,
     NoOutput,
     RawFileError,
     SimulationError,
@@ -277,7 +278,16 @@ def _line(stream: IO[bytes]) -> bytes:
 
 
 def _flat_text(deck: Deck) -> str:
-    """Return the deck as one text: the library reads lines, not files."""
+    """Return the deck as one text: the library reads lines, not files.
+
+    Raises
+    ------
+    DeckError: its analysis is none of this engine.
+    """
+    try:
+        deck.transient  # noqa: B018 - asked for what it raises
+    except InputError as error:
+        raise DeckError(deck.title, str(error)) from error
     lines = main_text(deck).splitlines()
     body = [line for line in lines[1:] if not line.startswith(".include")]
     # PySpice takes a title with the word error for one, so the title stays here.

@@ -1,0 +1,76 @@
+"""Rules that learn without backpropagation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memprop.cli.app import EngineName, app, console
+
+
+@app.command(rich_help_panel="Local learning")
+def learn(
+    rule: Annotated[str, typer.Argument(help="ep: equilibrium propagation on a resistive network.")],
+    dataset: Annotated[str, typer.Argument(help="iris, digits, mnist or fashion.")] = "digits",
+    in_circuit: Annotated[
+        bool,
+        typer.Option("--in-circuit/--on-twin", help="Whether every update comes from simulations, or from the twin."),
+    ] = False,
+    hidden: Annotated[list[int] | None, typer.Option(help="Nodes of a hidden layer; repeat for more.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training samples.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of conductances and order.")] = 0,
+    phases: Annotated[str, typer.Option(help="symmetric or one-sided nudges.")] = "symmetric",
+    levels: Annotated[int | None, typer.Option(help="Conductances that a cell can have; default any.")] = None,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of a written conductance, as a share of the window.")
+    ] = 0.0,
+    images: Annotated[
+        int | None, typer.Option(help="Test samples to measure in SPICE; default up to 300.", min=1)
+    ] = None,
+    engine: EngineName = "ngspice",
+    run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<rule>_<dataset>.")] = None,
+) -> None:
+    """Train with a rule that uses local quantities only, and measure the result in SPICE. Interrupt it, the same command goes on."""
+    from memprop.data.sets import load  # noqa: PLC0415 - --help must be quick
+    from memprop.flow.equilibrium import PRESETS, learn_equilibrium  # noqa: PLC0415
+
+    if rule != "ep":
+        raise typer.BadParameter(f"unknown rule '{rule}'. Known: ep.")
+    if dataset not in PRESETS:
+        raise typer.BadParameter(f"unknown data set '{dataset}'. Known: {', '.join(PRESETS)}.")
+    base = PRESETS[dataset]
+    sizes = tuple(hidden) if hidden else base.hidden
+    rates = (*[base.training.rates[0]] * len(sizes), base.training.rates[-1])
+    training = replace(base.training, rates=rates, seed=seed, epochs=base.training.epochs if epochs is None else epochs)
+    settings = replace(base, hidden=sizes, training=training, phases=phases, levels=levels, noise=noise)
+    where = run or Path("runs") / f"{rule}_{dataset}{'_in_circuit' if in_circuit else ''}"
+    count = min(300, len(load(dataset).test.labels)) if images is None else images
+    learn_equilibrium(settings, where, console, in_circuit=in_circuit, images=count, engine_name=engine)
+
+
+@app.command(rich_help_panel="Local learning")
+def check_ep(
+    sizes: Annotated[str, typer.Option(help="Inputs, hidden nodes, outputs, with dashes.")] = "16-6-4",
+    samples: Annotated[int, typer.Option(help="Samples of the batch.", min=1)] = 4,
+    beta: Annotated[float, typer.Option(help="Strength of the nudge in A V.")] = 1e-8,
+    seed: Annotated[int, typer.Option(help="Seed of conductances, samples and noise.")] = 0,
+    least: Annotated[float, typer.Option(help="Least cosine that holds.")] = 0.9999,
+    engine: EngineName = "ngspice",
+    out: Annotated[Path, typer.Option(help="Folder of table and figure.")] = Path("runs/check_ep"),
+) -> None:
+    """Compare the gradient of equilibrium propagation, measured in SPICE, with differences in SPICE; exit status 1 below --least."""
+    from memprop.flow.check_equilibrium import check_equilibrium  # noqa: PLC0415
+
+    try:
+        numbers = [int(part) for part in sizes.split("-")]
+    except ValueError:
+        numbers = []
+    if len(numbers) < 2 or min(numbers) < 1:
+        raise typer.BadParameter(f"sizes '{sizes}': give numbers with dashes, e.g. 16-6-4.")
+    if not check_equilibrium(
+        numbers, out, console, samples=samples, beta=beta, seed=seed, least=least, engine_name=engine
+    ):
+        raise typer.Exit(1)

@@ -1,0 +1,72 @@
+"""Resistive networks in SPICE: a netlist that settles, as `memprop.learn.equilibrium` wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memprop.circuit.resistive import ResistiveNetwork
+from memprop.deck.resistive import network_files, signal_deck, sweep_deck
+from memprop.spice.engine import Engine
+from memprop.spice.recording import Recording
+from memprop.twin.resistive import Settled, resistive_twin
+
+Floats = NDArray[np.float64]
+SAMPLES = 1000
+"""Samples of one deck: tables of more make each operating point slower."""
+
+
+class SpiceResistive:
+    """A resistive network whose operating points come from an engine."""
+
+    def __init__(self, network: ResistiveNetwork, engine: Engine, timeout_s: float = 600.0) -> None:
+        self.engine, self.timeout_s = engine, timeout_s
+        self._take(network)
+
+    def _take(self, network: ResistiveNetwork) -> None:
+        # The twin tells voltages of rows, which are ideal drivers, and factors; it solves nothing here.
+        self.network, self._files, self._twin = network, network_files(network), resistive_twin(network)
+
+    @property
+    def conductances(self) -> list[Tensor]:
+        """Crossbars in S."""
+        return self._twin.conductances
+
+    def program(self, conductances: Sequence[Tensor]) -> None:
+        """Write crossbars in S into the netlist."""
+        self._take(replace(self.network, conductances=tuple(g.detach().double().numpy() for g in conductances)))
+
+    def factors(self) -> list[float]:
+        """Return by what the gradient of each crossbar is multiplied."""
+        return self._twin.factors()
+
+    def settle(self, inputs: Tensor, current: Tensor | None = None) -> Settled:
+        """Return the operating points of inputs in V, ``[B, inputs]``, with ``current`` in A, ``[B, classes]``, into the outputs.
+
+        Raises
+        ------
+        SimulationError: the simulation failed.
+        """
+        currents = [None] * len(inputs) if current is None else current.split(SAMPLES)
+        found = []
+        for part, nudge in zip(inputs.split(SAMPLES), currents, strict=False):
+            deck = sweep_deck(self.network, part.numpy(), None if nudge is None else nudge.numpy(), self._files)
+            found.append(self._nodes(self.engine.run(deck, self.timeout_s)))
+        return self._twin.settled(inputs, [torch.cat(layer) for layer in zip(*found, strict=True)])
+
+    def response(self, inputs: Tensor, current: Tensor) -> Settled:
+        """Return how rows and nodes move under small currents in A, ``[B, classes]``, into the outputs, by ``.ac``; one run per sample."""
+        found = [
+            self._nodes(self.engine.run(signal_deck(self.network, x.numpy(), i.numpy(), self._files), self.timeout_s))
+            for x, i in zip(inputs, current, strict=True)
+        ]
+        return self._twin.moved([torch.cat(layer) for layer in zip(*found, strict=True)])
+
+    def _nodes(self, recording: Recording) -> list[Tensor]:
+        layers = range(len(self.network.conductances))
+        return [torch.from_numpy(np.stack([recording[n].values for n in self.network.columns(k)], 1)) for k in layers]
