@@ -221,7 +221,7 @@ def test_loss_that_is_no_number_stops() -> None:
 
         def program(self, conductances: object) -> None: ...
 
-        def learn(self, inputs: torch.Tensor, labels: torch.Tensor) -> Learned:
+        def learn(self, inputs: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> Learned:
             return Learned(float("nan"), inputs, (torch.zeros(2, 2, dtype=torch.float64),))
 
         def outputs(self, inputs: torch.Tensor) -> torch.Tensor:

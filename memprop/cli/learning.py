@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,42 +13,56 @@ from memprop.cli.app import EngineName, app, console
 
 @app.command(rich_help_panel="Local learning")
 def learn(
-    rule: Annotated[str, typer.Argument(help="ep: equilibrium propagation on a resistive network.")],
-    dataset: Annotated[str, typer.Argument(help="iris, digits, mnist or fashion.")] = "digits",
+    rule: Annotated[
+        str,
+        typer.Argument(
+            help="ep: equilibrium propagation on a resistive network. eqspike: its spiking form, on the twin."
+        ),
+    ],
+    dataset: Annotated[str, typer.Argument(help="digits, mnist or fashion; ep also iris.")] = "digits",
     in_circuit: Annotated[
         bool,
         typer.Option("--in-circuit/--on-twin", help="Whether every update comes from simulations, or from the twin."),
     ] = False,
-    hidden: Annotated[list[int] | None, typer.Option(help="Nodes of a hidden layer; repeat for more.", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training samples.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of conductances and order.")] = 0,
-    phases: Annotated[str, typer.Option(help="symmetric or one-sided nudges.")] = "symmetric",
+    hidden: Annotated[
+        list[int] | None, typer.Option(help="Nodes of a hidden layer; repeat for more, with ep.", min=1)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training samples.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of conductances and order.", min=0)] = 0,
+    phases: Annotated[str, typer.Option(help="Of ep: symmetric or one-sided nudges.")] = "symmetric",
     levels: Annotated[int | None, typer.Option(help="Conductances that a cell can have; default any.")] = None,
     noise: Annotated[
         float, typer.Option(help="Standard deviation of a written conductance, as a share of the window.")
     ] = 0.0,
     images: Annotated[
-        int | None, typer.Option(help="Test samples to measure in SPICE; default up to 300.", min=1)
+        int | None, typer.Option(help="Of ep: test samples to measure in SPICE; default up to 300.", min=1)
     ] = None,
     engine: EngineName = "ngspice",
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<rule>_<dataset>.")] = None,
 ) -> None:
-    """Train with a rule that uses local quantities only, and measure the result in SPICE. Interrupt it, the same command goes on."""
-    from memprop.data.sets import load  # noqa: PLC0415 - --help must be quick
-    from memprop.flow.equilibrium import PRESETS, learn_equilibrium  # noqa: PLC0415
+    """Train with a rule that uses local quantities only. Interrupt it, the same command goes on after the last finished epoch."""
+    from memprop.flow import eqspike, equilibrium  # noqa: PLC0415 - --help must be quick
 
-    if rule != "ep":
-        raise typer.BadParameter(f"unknown rule '{rule}'. Known: ep.")
-    if dataset not in PRESETS:
-        raise typer.BadParameter(f"unknown data set '{dataset}'. Known: {', '.join(PRESETS)}.")
-    base = PRESETS[dataset]
+    presets = {"ep": equilibrium.PRESETS, "eqspike": eqspike.PRESETS}
+    if rule not in presets:
+        raise typer.BadParameter(f"unknown rule '{rule}'. Known: {', '.join(presets)}.")
+    if dataset not in presets[rule]:
+        raise typer.BadParameter(f"rule {rule} has no data set '{dataset}'. Known: {', '.join(presets[rule])}.")
+    where = run or Path("runs") / f"{rule}_{dataset}{'_in_circuit' if in_circuit else ''}"
+    if rule == "eqspike":
+        if in_circuit or (hidden and len(hidden) > 1):
+            raise typer.BadParameter("eqspike learns on the twin, with one hidden layer.")
+        spiking = eqspike.PRESETS[dataset]
+        given = {"hidden": hidden[0] if hidden else None, "epochs": epochs}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        eqspike.learn_eqspike(replace(spiking, seed=seed, levels=levels, noise=noise, **changes), where, console)
+        return
+    base = equilibrium.PRESETS[dataset]
     sizes = tuple(hidden) if hidden else base.hidden
     rates = (*[base.training.rates[0]] * len(sizes), base.training.rates[-1])
     training = replace(base.training, rates=rates, seed=seed, epochs=base.training.epochs if epochs is None else epochs)
     settings = replace(base, hidden=sizes, training=training, phases=phases, levels=levels, noise=noise)
-    where = run or Path("runs") / f"{rule}_{dataset}{'_in_circuit' if in_circuit else ''}"
-    count = min(300, len(load(dataset).test.labels)) if images is None else images
-    learn_equilibrium(settings, where, console, in_circuit=in_circuit, images=count, engine_name=engine)
+    equilibrium.learn_equilibrium(settings, where, console, in_circuit=in_circuit, images=images, engine_name=engine)
 
 
 @app.command(rich_help_panel="Local learning")

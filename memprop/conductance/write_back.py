@@ -23,8 +23,10 @@ class WriteBack:
     window: ConductanceRange
     levels: int | None = None
     """Number of equally spaced conductances that a cell can have; None: any."""
+    signed: bool = False
+    """Whether what is written are signed conductances G+ - G- of pairs, whose smaller cell is at the lowest conductance."""
     noise: float = 0.0
-    """Standard deviation of the written conductance, as a share of the window."""
+    """Standard deviation of a cell's written conductance, as a share of the window."""
 
     def __post_init__(self) -> None:
         if self.levels is not None and self.levels < 2:
@@ -35,17 +37,25 @@ class WriteBack:
             raise InputError(f"write-back: noise = {self.noise!r} of the window, need 0 or more and less than 1.")
 
     def clip(self, wanted: Tensor) -> Tensor:
-        """Return conductances in S inside of the window."""
+        """Return conductances in S inside of the window, or of what pairs in it can have."""
+        if self.signed:
+            return wanted.clamp(-self.window.span, self.window.span)
         return wanted.clamp(self.window.g_min, self.window.g_max)
 
     def __call__(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
-        """Return what cells have after ``wanted`` in S was written to them."""
-        written = self.clip(wanted)
+        """Return what cells, or pairs, have after ``wanted`` in S was written to them."""
+        if not self.signed:
+            return self._cells(wanted, generator)
+        plus, minus = (self.window.g_min + (sign * wanted).clamp(min=0.0) for sign in (1.0, -1.0))
+        return self._cells(plus, generator) - self._cells(minus, generator)
+
+    def _cells(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        window = self.window
+        written = wanted.clamp(window.g_min, window.g_max)
         if self.levels is not None:
-            step = self.window.span / (self.levels - 1)
-            written = self.window.g_min + step * torch.round((written - self.window.g_min) / step)
+            step = window.span / (self.levels - 1)
+            written = window.g_min + step * torch.round((written - window.g_min) / step)
         if self.noise:
-            written = written + self.noise * self.window.span * torch.randn(
-                written.shape, generator=generator, dtype=written.dtype
-            )
-        return self.clip(written)
+            drawn = torch.randn(written.shape, generator=generator, dtype=written.dtype)
+            written = written + self.noise * window.span * drawn
+        return written.clamp(window.g_min, window.g_max)

@@ -33,6 +33,8 @@ from memprop.spice.ngspice import write_deck
 from memprop.twin.resistive import resistive_twin
 
 CHECKPOINT, SUMMARY, NETLIST = "training.safetensors", "summary.json", "netlist"
+MEASURED = 300
+"""Test samples measured where nobody asks for a number."""
 STORED = 10
 """Test samples in the netlist that is written."""
 
@@ -84,7 +86,13 @@ def fresh_network(settings: EquilibriumSettings, data: Images) -> ResistiveNetwo
 
 
 def learn_equilibrium(
-    settings: EquilibriumSettings, run: Path, console: Console, *, in_circuit: bool, images: int, engine_name: str
+    settings: EquilibriumSettings,
+    run: Path,
+    console: Console,
+    *,
+    in_circuit: bool,
+    images: int | None,
+    engine_name: str,
 ) -> dict[str, Any]:
     """Train, measure test samples in SPICE, write summary, figure and netlist into ``run``, print a table, return the summary.
 
@@ -96,6 +104,7 @@ def learn_equilibrium(
     """
     with closing(make_engine(engine_name)) as engine:
         data = load(settings.dataset)
+        images = min(MEASURED, len(data.test.labels)) if images is None else images
         if images > len(data.test.labels):
             raise InputError(f"{images} test samples asked, {data.name} has {len(data.test.labels)}. Ask for fewer.")
         network = fresh_network(settings, data)
@@ -138,7 +147,7 @@ def _trained(
         def on_step(at: Progress) -> None:
             advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
 
-        write = WriteBack(settings.window, settings.levels, settings.noise)
+        write = WriteBack(settings.window, settings.levels, noise=settings.noise)
         return train_rule(rule, data, config, write, run / CHECKPOINT, on_step)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from memprop.errors import InputError
@@ -100,7 +100,7 @@ class EquilibriumPropagation:
         """Return the voltages of the outputs in V, ``[B, classes]``, of samples in [0, 1]."""
         return self.circuit.settle(inputs.double() * self.scale).outputs
 
-    def learn(self, inputs: Tensor, labels: Tensor) -> Learned:
+    def learn(self, inputs: Tensor, labels: Tensor, generator: Generator | None = None) -> Learned:  # noqa: ARG002
         """Return the gradients that the drops tell, from two or three operating points of each sample."""
         volts = inputs.double() * self.scale
         free = self.circuit.settle(volts)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,15 @@ class Rule(Protocol):
 
     @property
     def conductances(self) -> list[Tensor]:
-        """The crossbars in S, ``[rows, columns]`` each, as they are written."""
+        """The crossbars in S, ``[rows, columns]`` each, as they are written: of cells, or signed, of pairs, as the rule wants it."""
         ...
 
     def program(self, conductances: Sequence[Tensor]) -> None:
         """Write crossbars, in S."""
         ...
 
-    def learn(self, inputs: Tensor, labels: Tensor) -> Learned:
-        """Return what samples ``[B, inputs]`` in [0, 1] with labels ``[B]`` say; changes nothing."""
+    def learn(self, inputs: Tensor, labels: Tensor, generator: Generator) -> Learned:
+        """Return what samples ``[B, inputs]`` in [0, 1] with labels ``[B]`` say; changes nothing but the generator of random choices."""
         ...
 
     def outputs(self, inputs: Tensor) -> Tensor:

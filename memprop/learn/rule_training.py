@@ -138,7 +138,7 @@ def train_rule(
         parts = kept[torch.randperm(len(kept), generator=generator)].split(config.batch)
         for k, part in enumerate(parts):
             rule.program([write(g.detach(), generator) for g in state.wanted])
-            loss = _update(rule, state, inputs[part], labels[part], write)
+            loss = _update(rule, state, inputs[part], labels[part], write, generator)
             total += loss * len(part)
             on_step(Progress(state.epoch, k + 1, len(parts), loss))
         rule.program([write(g.detach(), generator) for g in state.wanted])
@@ -156,12 +156,14 @@ def train_rule(
     return state.history
 
 
-def _update(rule: Rule, state: _State, inputs: Tensor, labels: Tensor, write: WriteBack) -> float:
-    found = rule.learn(inputs, labels)
+def _update(
+    rule: Rule, state: _State, inputs: Tensor, labels: Tensor, write: WriteBack, generator: torch.Generator
+) -> float:
+    found = rule.learn(inputs, labels, generator)
     if not np.isfinite(found.loss):
         raise TrainingError(f"{rule.name}: the loss is {found.loss} in epoch {state.epoch + 1}. Lower the rates.")
     for g, gradient in zip(state.wanted, found.gradients, strict=True):
-        g.grad = gradient
+        g.grad = gradient.to(g)
     state.optimizer.step()
     with torch.no_grad():
         for g in state.wanted:
