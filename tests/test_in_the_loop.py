@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from memprop.circuit.network import Network, Projection
 from memprop.circuit.spread import Spread, draw_chip
 from memprop.data.encode import AlphaEncoder
 from memprop.data.sets import load
-from memprop.errors import CheckpointError, InputError, SimulatorKilled
+from memprop.errors import CheckpointError, InputError, RangeWarning, SimulatorKilled
 from memprop.export.bundle import load_bundle
 from memprop.flow import gradient
 from memprop.flow.gradient import Comparison, Question, check_gradient, spice_gradient
@@ -174,6 +175,39 @@ def test_the_plant_measures_what_the_simulator_says() -> None:
     middle = torch.stack(states)[0::2]  # [T, S, D, B, N]
     for number, name in enumerate(("x1.x", "x2.x")):
         torch.testing.assert_close(found.states[0][name].double(), middle[:, 0, number].double(), rtol=0, atol=2e-3)
+
+
+def test_every_form_of_the_netlist_shows_the_same() -> None:
+    twin, network = small_network()
+    images = torch.from_numpy(load("digits").pixels("test", slice(0, 2))).double()
+    shown = []
+    for form in ("reduced", "full", "naive"):
+        with SpicePlant(network, twin.encoder, NgspiceEngine(), workers=1, form=form) as plant:
+            shown.append(torch.cat(plant.show(images, STEP).membranes, -1))
+    for other in shown[1:]:
+        torch.testing.assert_close(other, shown[0], rtol=0, atol=1e-6)
+
+
+def test_a_cell_without_equations_learns_in_the_loop(tmp_path: Path) -> None:
+    """The twin of the CMOS neuron was learned from waveforms; the chip is its transistors, with capacitors off by 30 %."""
+    twin = Twin((64, 4, 10), AlphaEncoder(), cell="axon_hillock", dt=1e-7, seed=2, dtype=torch.float64)
+    with torch.no_grad():
+        twin.crossbars[0].weight.copy_(4e-7 * torch.rand(64, 4, generator=torch.Generator().manual_seed(0)))
+        twin.crossbars[1].weight.mul_(0.05)
+    design = twin.to_network("cmos")
+    chip = draw_chip(design, Spread({"cmem": 0.3}), 1).program()
+    data, engine = load("digits"), NgspiceEngine()
+    before = [crossbar.weight.detach().clone() for crossbar in twin.crossbars]
+    config = InTheLoopConfig(
+        epochs=1, batch=3, images=3, validation=2, rate_input=1e-8, rate_hidden=1e-8, dt=1e-7, shift=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RangeWarning)
+        with SpicePlant(chip, twin.encoder, engine, workers=2, states=False, cache=tmp_path) as plant:
+            history = fit_in_the_loop(twin, plant, data, config)
+    assert np.isfinite(history.loss[0])
+    moved = [float((c.weight.detach() - old).abs().max()) for c, old in zip(twin.crossbars, before, strict=True)]
+    assert min(moved) > 1e-9
 
 
 def test_a_chip_corrects_what_the_twin_does_not_know(tmp_path: Path) -> None:
