@@ -16,7 +16,8 @@ def learn(
     rule: Annotated[
         str,
         typer.Argument(
-            help="ep: equilibrium propagation on a resistive network. eqspike: its spiking form, on the twin."
+            help="ep: equilibrium propagation on a resistive network. eqspike: its spiking form, biograd: learned feedback, both on "
+            "the twin."
         ),
     ],
     dataset: Annotated[str, typer.Argument(help="digits, mnist or fashion; ep also iris.")] = "digits",
@@ -41,21 +42,25 @@ def learn(
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<rule>_<dataset>.")] = None,
 ) -> None:
     """Train with a rule that uses local quantities only. Interrupt it, the same command goes on after the last finished epoch."""
-    from memprop.flow import eqspike, equilibrium  # noqa: PLC0415 - --help must be quick
+    from memprop.flow import biograd, eqspike, equilibrium  # noqa: PLC0415 - --help must be quick
 
-    presets = {"ep": equilibrium.PRESETS, "eqspike": eqspike.PRESETS}
+    presets = {"ep": equilibrium.PRESETS, "eqspike": eqspike.PRESETS, "biograd": biograd.PRESETS}
     if rule not in presets:
         raise typer.BadParameter(f"unknown rule '{rule}'. Known: {', '.join(presets)}.")
     if dataset not in presets[rule]:
         raise typer.BadParameter(f"rule {rule} has no data set '{dataset}'. Known: {', '.join(presets[rule])}.")
     where = run or Path("runs") / f"{rule}_{dataset}{'_in_circuit' if in_circuit else ''}"
-    if rule == "eqspike":
-        if in_circuit or (hidden and len(hidden) > 1):
-            raise typer.BadParameter("eqspike learns on the twin, with one hidden layer.")
-        spiking = eqspike.PRESETS[dataset]
-        given = {"hidden": hidden[0] if hidden else None, "epochs": epochs}
+    if rule != "ep":
+        if in_circuit or (rule == "eqspike" and hidden and len(hidden) > 1):
+            raise typer.BadParameter("eqspike and biograd learn on the twin, eqspike with one hidden layer.")
+        sizes = None if not hidden else hidden[0] if rule == "eqspike" else tuple(hidden)
+        given = {"hidden": sizes, "epochs": epochs}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        eqspike.learn_eqspike(replace(spiking, seed=seed, levels=levels, noise=noise, **changes), where, console)
+        changes |= {"seed": seed, "levels": levels, "noise": noise}
+        if rule == "eqspike":
+            eqspike.learn_eqspike(replace(eqspike.PRESETS[dataset], **changes), where, console)
+        else:
+            biograd.learn_biograd(replace(biograd.PRESETS[dataset], **changes), where, console)
         return
     base = equilibrium.PRESETS[dataset]
     sizes = tuple(hidden) if hidden else base.hidden

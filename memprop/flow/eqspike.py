@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from memprop.conductance.pair import ConductanceRange
 from memprop.conductance.write_back import WriteBack
 from memprop.data.sets import Images, load
-from memprop.files import ensure_folder, write_json
+from memprop.flow.twin_learning import learn_on_twin
 from memprop.learn.eqspike import EqSpike
-from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
-from memprop.learn.training import History, Progress
-from memprop.report.figures import training_curve
-from memprop.report.progress import progress
+from memprop.learn.rule_training import RuleConfig
 from memprop.twin.eqspike import SpikingDynamics
-
-CHECKPOINT, SUMMARY = "training.safetensors", "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +30,10 @@ class EqSpikeSettings:
     epochs: int
     batch: int = 10
     rates: tuple[float, float] = (0.1, 0.05)
-    decay: float = 0.84
+    decay: float = 0.87
     validation: int = 5000
+    shift: int = 1
+    """Pixels by which training images move at most."""
     seed: int = 0
     nudge: float = 0.5
     lengths: tuple[int, int] = (100, 60)
@@ -54,9 +48,9 @@ class EqSpikeSettings:
 
 
 PRESETS: Mapping[str, EqSpikeSettings] = {
-    "digits": EqSpikeSettings("digits", 64, 20, validation=140),
-    "mnist": EqSpikeSettings("mnist", 300, 20),
-    "fashion": EqSpikeSettings("fashion", 300, 20),
+    "digits": EqSpikeSettings("digits", 64, 20, validation=140, shift=0),
+    "mnist": EqSpikeSettings("mnist", 300, 25),
+    "fashion": EqSpikeSettings("fashion", 300, 25),
 }
 
 
@@ -78,13 +72,7 @@ def unit_of(settings: EqSpikeSettings) -> float:
 
 
 def learn_eqspike(settings: EqSpikeSettings, run: Path, console: Console) -> dict[str, Any]:
-    """Train on the twin, write summary and figure into ``run``, print a table, return the summary.
-
-    Raises
-    ------
-    InputError: settings and data do not fit.
-    CheckpointError: ``run`` holds another training.
-    """
+    """Train on the twin, see `learn_on_twin`."""
     data, unit = load(settings.dataset), unit_of(settings)
     rule = EqSpike(
         fresh_conductances(settings, data),
@@ -93,48 +81,10 @@ def learn_eqspike(settings: EqSpikeSettings, run: Path, console: Console) -> dic
         lengths=settings.lengths,
         dynamics=settings.dynamics,
     )
-    history = _trained(rule, settings, data, ensure_folder(run), unit, console)
-    summary = {
-        "rule": rule.name, "needs": asdict(rule.needs), "dataset": settings.dataset,
-        "sizes": [data.rows, settings.hidden, data.classes], "twin_accuracy": rule_accuracy(rule, data),
-        "twin_images": len(data.test.labels), "history": asdict(history),
-        "at_the_edge": [float((g.abs() >= settings.window.span).double().mean()) for g in rule.conductances],
-        "settings": json.loads(json.dumps(asdict(settings))),
-        "versions": {"memprop": version("memprop"), "torch": torch.__version__},
-    }  # fmt: skip
-    write_json(run / SUMMARY, summary)
-    if history.validation:
-        training_curve(run / "training.png", history.loss, history.validation, history.best)
-    _say(summary, run, console)
-    return summary
-
-
-def _trained(
-    rule: EqSpike, settings: EqSpikeSettings, data: Images, run: Path, unit: float, console: Console
-) -> History:
     # Plain descent of conductances: a weight changes by its rate where the conductance changes by rate x unit^2 per gradient.
-    rates = tuple(rate * unit**2 for rate in settings.rates)
     config = RuleConfig(
-        settings.epochs, settings.batch, rates, "sgd", settings.decay, settings.validation, settings.seed
-    )
-    steps = -(-(len(data.train.labels) - config.validation) // config.batch)
-    with progress("learning on the twin", config.epochs * steps, console) as advance:
-
-        def on_step(at: Progress) -> None:
-            advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
-
-        write = WriteBack(settings.window, settings.levels, signed=True, noise=settings.noise)
-        return train_rule(rule, data, config, write, run / CHECKPOINT, on_step)
-
-
-def _say(summary: Mapping[str, Any], run: Path, console: Console) -> None:
-    table = Table(
-        "what", "found", title=f"{summary['rule']}, {'-'.join(map(str, summary['sizes']))}, {summary['dataset']}"
-    )
-    history = summary["history"]
-    table.add_row("trained", f"on the twin, {len(history['loss'])} epochs, {sum(history['seconds']):.0f} s")
-    if history["validation"]:
-        table.add_row("best on samples held out", f"{100 * max(history['validation']):.2f} %")
-    table.add_row(f"twin, all {summary['twin_images']} test samples", f"{100 * summary['twin_accuracy']:.2f} %")
-    console.print(table)
-    console.print(f"summary and figure: {run}", soft_wrap=True, markup=False, highlight=False)
+        settings.epochs, settings.batch, tuple(rate * unit**2 for rate in settings.rates), "sgd", decay=settings.decay,
+        validation=settings.validation, seed=settings.seed, shift=settings.shift,
+    )  # fmt: skip
+    write = WriteBack(settings.window, settings.levels, signed=True, noise=settings.noise)
+    return learn_on_twin(rule, data, config, write, settings, run, console)

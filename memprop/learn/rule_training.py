@@ -18,7 +18,7 @@ from memprop.errors import CheckpointError, InputError, TrainingError
 from memprop.files import sha256
 from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
 from memprop.learn.rule import Rule
-from memprop.learn.training import History, Progress, accuracy
+from memprop.learn.training import History, Progress, accuracy, shifted
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -37,17 +37,35 @@ class RuleConfig:
     rates: tuple[float, ...]
     """Learning rate of each crossbar: in S of Adam, in S^2 of plain gradient descent."""
     optimizer: str = "adam"
+    momentum: tuple[float, ...] = ()
+    """Momentum of each crossbar, of plain gradient descent; none given: 0."""
     decay: float = 0.75
     """Factor on the rates after each epoch."""
     validation: int = 0
     """Training samples held out, which choose the best epoch; 0: the last epoch is taken."""
     seed: int = 0
+    shift: int = 0
+    """Pixels by which training images move at most, in both directions."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.validation < 0 or min(self.rates) <= 0 or not 0 < self.decay <= 1:
+        if (
+            self.epochs < 1
+            or self.batch < 1
+            or min(self.validation, self.shift) < 0
+            or min(self.rates) <= 0
+            or not 0 < self.decay <= 1
+        ):
             raise InputError(
                 f"training: epochs = {self.epochs!r}, batch = {self.batch!r}, validation = {self.validation!r}, rates = {self.rates!r}, "
-                f"decay = {self.decay!r}; need positive numbers, validation 0 or more, decay up to 1."
+                f"decay = {self.decay!r}, shift = {self.shift!r}; need positive numbers, validation and shift 0 or more, decay up to 1."
+            )
+        if self.momentum and (
+            self.optimizer != "sgd"
+            or len(self.momentum) != len(self.rates)
+            or not all(0 <= m < 1 for m in self.momentum)
+        ):
+            raise InputError(
+                f"training: momentum = {self.momentum!r}; with sgd, give {len(self.rates)} numbers from 0 to below 1, one per crossbar."
             )
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"training: optimizer '{self.optimizer}' is unknown. Known: {', '.join(OPTIMIZERS)}.")
@@ -66,10 +84,14 @@ class _State:
                 f"training: {config.validation} of {len(data.train.labels)} samples held out. Lower validation."
             )
         self.wanted = [nn.Parameter(g.clone()) for g in rule.conductances]
-        groups = [{"params": [p], "lr": rate} for p, rate in zip(self.wanted, config.rates, strict=True)]
+        groups: list[dict[str, Any]] = [
+            {"params": [p], "lr": rate} for p, rate in zip(self.wanted, config.rates, strict=True)
+        ]
+        for group, momentum in zip(groups, config.momentum, strict=False):
+            group["momentum"] = momentum
         make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.SGD
         # Gradients are per siemens and large, so Adam's epsilon never acts on them.
-        self.optimizer = make(groups)
+        self.optimizer: torch.optim.Optimizer = make(groups)
         self.history, self.epoch = History(), 0
         self.best = [g.clone() for g in rule.conductances]
         self.identity: dict[str, Any] = {
@@ -128,7 +150,7 @@ def train_rule(
         state.restore(checkpoint)
     order = torch.from_numpy(np.random.default_rng(config.seed).permutation(len(data.train.labels)))
     held, kept = order[: config.validation], order[config.validation :]
-    inputs = torch.from_numpy(data.pixels("train")).flatten(1)
+    images = torch.from_numpy(data.pixels("train"))
     labels = torch.from_numpy(data.train.labels).long()
     while state.epoch < config.epochs:
         started, total = time.monotonic(), 0.0
@@ -138,13 +160,14 @@ def train_rule(
         parts = kept[torch.randperm(len(kept), generator=generator)].split(config.batch)
         for k, part in enumerate(parts):
             rule.program([write(g.detach(), generator) for g in state.wanted])
-            loss = _update(rule, state, inputs[part], labels[part], write, generator)
+            inputs = shifted(images[part], config.shift, generator).flatten(1)
+            loss = _update(rule, state, inputs, labels[part], write, generator)
             total += loss * len(part)
             on_step(Progress(state.epoch, k + 1, len(parts), loss))
         rule.program([write(g.detach(), generator) for g in state.wanted])
         state.history.loss.append(total / len(kept))
         if len(held):
-            right = accuracy(_answers(rule, inputs[held]), labels[held])
+            right = accuracy(_answers(rule, images[held].flatten(1)), labels[held])
             state.history.validation.append(right)
         state.history.seconds.append(time.monotonic() - started)
         state.epoch += 1
