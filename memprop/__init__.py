@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from memprop.circuit.elaborate import elaborate
     from memprop.circuit.network import Network, Population, Projection, population_of
     from memprop.circuit.noise import Noise
+    from memprop.circuit.resistive import ResistiveNetwork
     from memprop.circuit.spread import Chip, Spread, corner_network, draw_chip, spread_network
     from memprop.circuit.wires import Wires
     from memprop.conductance.pair import ConductanceRange
+    from memprop.conductance.write_back import WriteBack
     from memprop.data.encode import AlphaEncoder
     from memprop.data.sets import Images, load
     from memprop.deck.ngspice import make_deck
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
     from memprop.export.bundle import load_bundle
     from memprop.flow.loop import Comparison, compare, export_bundle, provenance, summarise, twin_accuracy
     from memprop.flow.simulate import SpiceSettings, image_order, simulate_images
+    from memprop.learn.biograd import BioGrad
     from memprop.learn.bptt import BPTTConfig, fit
+    from memprop.learn.eqspike import EqSpike
+    from memprop.learn.equilibrium import EquilibriumPropagation
+    from memprop.learn.rule import Rule
+    from memprop.learn.rule_training import RuleConfig, train_rule
     from memprop.learn.training import accuracy, evaluate
     from memprop.spice.engine import make_engine
     from memprop.spice.farm import Farm, Job, Outcome
@@ -33,15 +40,18 @@ if TYPE_CHECKING:
     from memprop.twin.crossbar import Crossbar
     from memprop.twin.device import DeviceTrace, DeviceTwin
     from memprop.twin.network import Twin, from_network
+    from memprop.twin.resistive import ResistiveTwin, resistive_twin
 
 _PUBLIC = {
     "circuit.cell": ("Cell", "find_cell", "load_cell"),
     "circuit.elaborate": ("elaborate",),
     "circuit.network": ("Network", "Population", "Projection", "population_of"),
     "circuit.noise": ("Noise",),
+    "circuit.resistive": ("ResistiveNetwork",),
     "circuit.spread": ("Chip", "Spread", "corner_network", "draw_chip", "spread_network"),
     "circuit.wires": ("Wires",),
     "conductance.pair": ("ConductanceRange",),
+    "conductance.write_back": ("WriteBack",),
     "data.encode": ("AlphaEncoder",),
     "data.sets": ("Images", "load"),
     "deck.ngspice": ("make_deck",),
@@ -50,6 +60,11 @@ _PUBLIC = {
     "flow.loop": ("Comparison", "compare", "export_bundle", "provenance", "summarise", "twin_accuracy"),
     "flow.simulate": ("SpiceSettings", "simulate_images", "image_order"),
     "learn.bptt": ("BPTTConfig", "fit"),
+    "learn.biograd": ("BioGrad",),
+    "learn.eqspike": ("EqSpike",),
+    "learn.equilibrium": ("EquilibriumPropagation",),
+    "learn.rule": ("Rule",),
+    "learn.rule_training": ("RuleConfig", "train_rule"),
     "learn.training": ("accuracy", "evaluate"),
     "spice.engine": ("make_engine",),
     "spice.farm": ("Farm", "Job", "Outcome"),
@@ -58,6 +73,7 @@ _PUBLIC = {
     "twin.crossbar": ("Crossbar",),
     "twin.device": ("DeviceTrace", "DeviceTwin"),
     "twin.network": ("Twin", "from_network"),
+    "twin.resistive": ("ResistiveTwin", "resistive_twin"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
@@ -65,6 +81,7 @@ __all__ = [
     "MIF",
     "AlphaEncoder",
     "BPTTConfig",
+    "BioGrad",
     "Cell",
     "CellTwin",
     "Chip",
@@ -74,6 +91,8 @@ __all__ = [
     "DeviceModel",
     "DeviceTrace",
     "DeviceTwin",
+    "EqSpike",
+    "EquilibriumPropagation",
     "Farm",
     "Images",
     "Job",
@@ -82,10 +101,15 @@ __all__ = [
     "Outcome",
     "Population",
     "Projection",
+    "ResistiveNetwork",
+    "ResistiveTwin",
+    "Rule",
+    "RuleConfig",
     "SpiceSettings",
     "Spread",
     "Twin",
     "Wires",
+    "WriteBack",
     "accuracy",
     "compare",
     "corner_network",
@@ -105,12 +129,14 @@ __all__ = [
     "make_engine",
     "population_of",
     "provenance",
+    "resistive_twin",
     "run_many",
     "simulate_images",
     "spread_network",
     "summarise",
+    "train_rule",
     "twin_accuracy",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

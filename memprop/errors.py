@@ -9,6 +9,11 @@ class MempropError(Exception):
     """Base of all errors raised by memprop on purpose."""
 
 
+def positive(*numbers: float) -> bool:
+    """Return whether all numbers are above 0 and finite; NaN is not."""
+    return all(0.0 < number < float("inf") for number in numbers)
+
+
 class InputError(MempropError, ValueError):
     """An argument or a file holds something that cannot be used."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor
 
 from memprop.conductance.pair import ConductanceRange
 from memprop.conductance.write_back import WriteBack
 from memprop.data.sets import Images, Split
 from memprop.errors import InputError
+from memprop.flow.eqspike import PRESETS, learn_eqspike
 from memprop.learn.eqspike import EqSpike
 from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
 from memprop.twin.eqspike import SpikingDynamics, run_spiking
@@ -153,6 +156,31 @@ def test_training_learns_and_is_the_same_again(tmp_path: Path) -> None:
     again = EqSpike(network((8, 12, 2), 2), UNIT)
     assert train_rule(again, data, config, write, tmp_path / "c.safetensors").loss == histories[0].loss
     assert torch.equal(again.conductances[0], rules[0].conductances[0])
+
+
+def test_interrupted_training_ends_the_same(tmp_path: Path) -> None:
+    data, write = two_sides(), WriteBack(WINDOW, 64, signed=True, noise=0.01)
+    config = RuleConfig(3, 20, (0.1 * UNIT**2, 0.05 * UNIT**2), "sgd", (0.5, 0.0), validation=40, shift=1)
+
+    def stop(at: object) -> None:
+        if getattr(at, "epoch", 0) == 2:
+            raise KeyboardInterrupt
+
+    whole, part, again = (EqSpike(network((8, 6, 2), 2), UNIT) for _ in range(3))
+    expected = train_rule(whole, data, config, write)
+    with pytest.raises(KeyboardInterrupt):
+        train_rule(part, data, config, write, tmp_path / "c.safetensors", stop)
+    found = train_rule(again, data, config, write, tmp_path / "c.safetensors")
+    assert (found.loss, found.validation) == (expected.loss, expected.validation)
+    assert all(torch.equal(a, b) for a, b in zip(again.conductances, whole.conductances, strict=True))
+
+
+def test_command_learns_digits(tmp_path: Path) -> None:
+    small = replace(PRESETS["digits"], hidden=32, epochs=2)
+    summary = learn_eqspike(small, tmp_path, Console(file=io.StringIO()))
+    assert summary["twin_accuracy"] > 0.7
+    assert summary["crossbars"] == [[65, 32], [33, 10]]
+    assert (tmp_path / "training.png").is_file()
 
 
 def test_signed_write_back_writes_both_cells() -> None:

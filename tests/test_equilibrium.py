@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy.optimize import fsolve
+from typer.testing import CliRunner
 
+from memprop import cli
 from memprop.circuit.cell import load_cell
 from memprop.circuit.resistive import ResistiveNetwork
 from memprop.conductance.pair import ConductanceRange
@@ -23,8 +25,17 @@ from memprop.data import load
 from memprop.data.sets import Images, Split
 from memprop.deck.deck import Deck, SmallSignal, Sweep
 from memprop.deck.resistive import signal_deck, sweep_deck
-from memprop.errors import CheckpointError, ConvergenceError, DeckError, InputError, SimulationError, TrainingError
+from memprop.errors import (
+    CheckpointError,
+    ConvergenceError,
+    DeckError,
+    InputError,
+    SimulationError,
+    StoppedEarly,
+    TrainingError,
+)
 from memprop.flow.check_equilibrium import (
+    STEP,
     by_small_signals,
     check_equilibrium,
     compare,
@@ -37,6 +48,7 @@ from memprop.learn.equilibrium import EquilibriumPropagation
 from memprop.learn.rule import Learned, Needs
 from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
 from memprop.spice.ngspice import NgspiceEngine
+from memprop.spice.recording import make_recording
 from memprop.spice.shared import SharedEngine
 from memprop.spice.vacask import VacaskEngine
 from memprop.twin.resistive import ResistiveTwin, resistive_twin
@@ -192,6 +204,16 @@ def test_training_learns_and_goes_on_after_an_interruption(tmp_path: Path) -> No
     assert all(torch.equal(a, b) for a, b in zip(again.conductances, whole.conductances, strict=True))
     with pytest.raises(CheckpointError, match=r"belongs to another training: epochs is 12 there and 13 here"):
         train_rule(EquilibriumPropagation(start(), scale=5.0), data, replace(CONFIG, epochs=13), write, path)
+    with pytest.raises(
+        CheckpointError, match=r"belongs to another training: phases is 'symmetric' there and 'one-sided' here"
+    ):
+        train_rule(EquilibriumPropagation(start(), scale=5.0, phases="one-sided"), data, CONFIG, write, path)
+    other = EquilibriumPropagation(SpiceResistive(random_network((2, 4, 2), 0), ENGINE), scale=5.0)
+    with pytest.raises(CheckpointError, match=r"belongs to another training: circuit is"):
+        train_rule(other, data, CONFIG, write, path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"is damaged"):
+        train_rule(EquilibriumPropagation(start(), scale=5.0), data, CONFIG, write, path)
 
 
 def test_training_in_ngspice_is_that_of_the_twin() -> None:
@@ -218,6 +240,7 @@ def test_best_epoch_is_taken() -> None:
 def test_loss_that_is_no_number_stops() -> None:
     class Broken:
         name, needs, conductances = "broken", Needs(1, ""), [torch.full((2, 2), 1e-6, dtype=torch.float64)]
+        identity, sizes = {}, (2, 2)
 
         def program(self, conductances: object) -> None: ...
 
@@ -255,6 +278,44 @@ def test_check_command_writes_table_and_figure(tmp_path: Path) -> None:
     assert len(record["noise"]) == 2
     assert record["noise"][0][0] < record["noise"][0][-1] > 0.999
     assert (tmp_path / "check_ep.png").stat().st_size > 5000
+
+
+def test_random_networks_can_be_moved_both_ways() -> None:
+    for seed in range(40):
+        network = random_network((16, 6, 4), seed)
+        for factor in (1.0 + STEP, 1.0 - STEP):
+            replace(network, conductances=tuple(factor * g for g in network.conductances))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learn", "magic"], "unknown rule 'magic'"),
+        (["learn", "eqspike", "iris"], "rule eqspike has no data set 'iris'"),
+        (["learn", "eqspike", "digits", "--in-circuit"], "eqspike and biograd learn on the twin"),
+        (["learn", "biograd", "digits", "--engine", "vacask"], "--phases, --images and --engine are for ep"),
+        (["check-ep", "--sizes", "4-x"], "give numbers with dashes"),
+        (["check-ep", "--sizes", "4-3-1"], "2 outputs or more"),
+        (["check-ep", "--beta", "nan"], "give a positive number"),
+        (["check-ep", "--seed=-1"], "seed"),
+    ],
+)
+def test_command_line_refuses_nonsense(words: list[str], message: str) -> None:
+    found = CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, words)
+    assert found.exit_code == 2
+    assert message in found.output
+
+
+def test_command_line_ends_with_1_below_the_least_cosine(tmp_path: Path) -> None:
+    words = ["check-ep", "--sizes", "2-2", "--samples", "1", "--out", str(tmp_path)]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    assert CliRunner().invoke(cli.app, [*words, "--least", "1.5"]).exit_code == 1
+
+
+def test_engine_that_cannot_says_so_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(DeckError, match=r"a sweep is done by the engine ngspice alone"):
+        learn_equilibrium(PRESETS["iris"], tmp_path, Console(), in_circuit=False, images=3, engine_name="vacask")
+    assert not (tmp_path / "training.safetensors").exists()
 
 
 def test_iris_is_what_was_published() -> None:
@@ -301,11 +362,24 @@ def test_analyses_refuse_nonsense_and_engines_that_lack_them_say_so() -> None:
         engine.close()
 
 
-def test_sweep_that_is_cut_short_is_refused() -> None:
+def test_sweep_that_is_not_whole_is_refused() -> None:
     deck = sweep_deck(random_network((2, 2), 0), np.ones((3, 2)))
-    short = Deck(deck.title, deck.files, Sweep("v_nothing", 3), deck.nodes, options=deck.options)
-    with pytest.raises(SimulationError):
-        ENGINE.run(short)
+    names, values = ["v(v-sweep)", *(f"v({n})" for n in deck.nodes)], np.ones((3, 3))
+    for points, message in (
+        ([0.0, 1.0], r"the last sweep point is 1.0 V, asked were 2.0 V"),
+        ([0.0, 2.0], r"the output holds 2 of 3 points of the sweep"),
+        ([0.0, 2.0, 2.0], None), ([2.0, 0.0, 2.0], r"sweep runs backwards"),
+    ):  # fmt: skip
+        rows = values[: len(points)].copy()
+        rows[:, 0] = points
+        if message is None:
+            make_recording(deck, names, rows, {}, "test", None)
+            continue
+        with pytest.raises(StoppedEarly, match=message):
+            make_recording(deck, names, rows, {}, "test", None)
+    nowhere = Deck(deck.title, deck.files, Sweep("v_nothing", 3), deck.nodes, options=deck.options)
+    with pytest.raises(SimulationError, match=r"no such device"):
+        ENGINE.run(nowhere)
 
 
 def test_wrong_networks_and_samples_are_named() -> None:
@@ -338,8 +412,30 @@ def test_wrong_networks_and_samples_are_named() -> None:
 
 def test_wrong_settings_are_named() -> None:
     twin = start()
-    with pytest.raises(InputError, match=r"beta = 0.0 A V must be positive"):
-        EquilibriumPropagation(twin, beta=0.0)
+    for beta in (0.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=rf"beta = {beta!r} A V must be positive"):
+            EquilibriumPropagation(twin, beta=beta)
+    for rates in ((), (float("nan"),), (float("inf"),), (0.0,)):
+        with pytest.raises(InputError, match=r"training: .* need positive numbers"):
+            RuleConfig(1, 1, rates)
+    with pytest.raises(InputError, match=r"bias = nan V is no finite number"):
+        replace(random_network((2, 2), 0), bias=float("nan"))
+    with pytest.raises(InputError, match=r"there must be a crossbar"):
+        ResistiveTwin([], 4.0, 1e-5, 0.03, 1.0)
+    with pytest.raises(InputError, match=r"iris has 4 pixels and 3 classes, the network 2 inputs and 2 outputs"):
+        train_rule(EquilibriumPropagation(twin), load("iris"), CONFIG, WriteBack(WINDOW))
+    with pytest.raises(InputError, match=r"30 of 30 samples held out. Lower validation"):
+        train_rule(EquilibriumPropagation(twin), tiny_data(), replace(CONFIG, validation=30), WriteBack(WINDOW))
+    two = torch.ones(2, 2, dtype=torch.float64)
+    for circuit in (twin, SpiceResistive(random_network((2, 4, 2), 0), ENGINE)):
+        with pytest.raises(InputError, match=r"3\]?"):
+            circuit.settle(torch.ones(2, 3, dtype=torch.float64))
+        with pytest.raises(InputError, match=r"currents of"):
+            circuit.settle(two, two[:1])
+    with pytest.raises(InputError, match=r"0 samples, currents of none. Give one or more"):
+        SpiceResistive(random_network((2, 4, 2), 0), ENGINE).settle(two[:0])
+    with pytest.raises(InputError, match=r"currents of shape \(1, 3\), needed is \[samples, 2\]"):
+        SpiceResistive(random_network((2, 4, 2), 0), ENGINE).response(two[:1], torch.ones(1, 3, dtype=torch.float64))
     with pytest.raises(InputError, match=r"phases 'three' are unknown. Known: symmetric, one-sided"):
         EquilibriumPropagation(twin, phases="three")
     with pytest.raises(InputError, match=r"levels = 1, a cell has 2 or more"):

@@ -520,7 +520,7 @@ class TestCommandLine:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         assert command(monkeypatch, "train", "digits", "--device", "quantum") == 1
-        assert "device 'quantum' is not to be had" in capsys.readouterr().err
+        assert "device 'quantum' is unknown" in capsys.readouterr().err
 
     def test_interrupt_keeps_the_training_and_the_same_command_goes_on(self, tmp_path: Path) -> None:
         words = ["train", "digits", "--epochs", "3", "--hidden", "4", "--images", "1", "--full-images", "0"]

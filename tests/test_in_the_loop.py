@@ -188,7 +188,7 @@ def test_every_form_of_the_netlist_shows_the_same() -> None:
         torch.testing.assert_close(other, shown[0], rtol=0, atol=1e-6)
 
 
-def test_a_cell_without_equations_learns_in_the_loop(tmp_path: Path) -> None:
+def test_a_cell_without_equations_takes_part_in_the_loop(tmp_path: Path) -> None:
     """The twin of the CMOS neuron was learned from waveforms; the chip is its transistors, with capacitors off by 30 %."""
     twin = Twin((64, 4, 10), AlphaEncoder(), cell="axon_hillock", dt=1e-7, seed=2, dtype=torch.float64)
     with torch.no_grad():

@@ -319,9 +319,12 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> None:
         learn_cell(waveforms, CELL, settings, folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:7"])
-def test_device_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(InputError, match=rf"device '{name}' is not to be had: .* Give cpu, or cuda where torch has it"):
+@pytest.mark.parametrize(("name", "message"), [
+    ("nonsense", "device 'nonsense' is unknown. Give cpu or cuda"), ("meta", "device 'meta' is unknown"),
+    ("cuda:7", r"device 'cuda:7' is not to be had: .* Give cpu, or cuda where torch has it"),
+])  # fmt: skip
+def test_device_that_is_not_there_is_named(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         learn_cell(relaxation(), CELL, replace(TINY, device=name))
 
 

@@ -25,6 +25,12 @@ SAMPLE = "v_sample"
 """The source whose voltage counts the samples."""
 
 
+def crossbar_shapes(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return rows and columns of the crossbars of a network of these numbers of inputs and nodes."""
+    rows = [2 * sizes[0] + 2, *(size + 2 for size in sizes[1:-1])]
+    return list(zip(rows, sizes[1:], strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class ResistiveNetwork:
     """Layers of free nodes between crossbars.
@@ -47,6 +53,8 @@ class ResistiveNetwork:
     def __post_init__(self) -> None:
         if not self.conductances:
             raise InputError(f"network {self.name}: no crossbar. Give the conductances of one or more.")
+        if not np.isfinite(self.bias):
+            raise InputError(f"network {self.name}: bias = {self.bias!r} V is no finite number.")
         if self.neuron.card.kind != "bidirectional":
             raise InputError(
                 f"network {self.name}: cell {self.neuron.name} is no bidirectional neuron. Use diode_neuron."
@@ -143,6 +151,7 @@ def sample_section(network: ResistiveNetwork, inputs: Floats, currents: Floats |
 def signal_section(network: ResistiveNetwork, inputs: Floats, currents: Floats) -> Section:
     """Return the sources of one sample, ``[inputs]`` in V, with small signals ``[outputs]`` in A into the outputs (AC values)."""
     section = sample_section(network, inputs[None])
+    _check(network, currents[None], network.sizes[-1], "currents")
     for k, (node, value) in enumerate(zip(network.columns(len(network.conductances) - 1), currents, strict=True)):
         section.top.I(f"_nudge{k}", section.top.gnd, node, f"dc 0 ac {float(value)!r}")
     return section

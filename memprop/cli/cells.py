@@ -83,6 +83,8 @@ def fit_cell(
     data = data.joined(*map(CellWaveforms.load, more or []))
     names = tuple(part.strip() for part in parameters.split(",") if part.strip())
     rule = parse_rule(spikes)
+    if device != "cpu" and not learned:
+        raise typer.BadParameter("--device is for --learned; the other fit runs on the CPU.")
     if learned:
         from memprop.flow.fit_learned import FitLearnedSettings, fit_learned  # noqa: PLC0415
         from memprop.twin.learned.training import LearnedSettings  # noqa: PLC0415

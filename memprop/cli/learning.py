@@ -51,6 +51,8 @@ def learn(
         raise typer.BadParameter(f"rule {rule} has no data set '{dataset}'. Known: {', '.join(presets[rule])}.")
     where = run or Path("runs") / f"{rule}_{dataset}{'_in_circuit' if in_circuit else ''}"
     if rule != "ep":
+        if phases != "symmetric" or images is not None or engine != "ngspice":
+            raise typer.BadParameter("--phases, --images and --engine are for ep.")
         if in_circuit or (rule == "eqspike" and hidden and len(hidden) > 1):
             raise typer.BadParameter("eqspike and biograd learn on the twin, eqspike with one hidden layer.")
         sizes = None if not hidden else hidden[0] if rule == "eqspike" else tuple(hidden)
@@ -75,7 +77,7 @@ def check_ep(
     sizes: Annotated[str, typer.Option(help="Inputs, hidden nodes, outputs, with dashes.")] = "16-6-4",
     samples: Annotated[int, typer.Option(help="Samples of the batch.", min=1)] = 4,
     beta: Annotated[float, typer.Option(help="Strength of the nudge in A V.")] = 1e-8,
-    seed: Annotated[int, typer.Option(help="Seed of conductances, samples and noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of conductances, samples and noise.", min=0)] = 0,
     least: Annotated[float, typer.Option(help="Least cosine that holds.")] = 0.9999,
     engine: EngineName = "ngspice",
     out: Annotated[Path, typer.Option(help="Folder of table and figure.")] = Path("runs/check_ep"),
@@ -87,8 +89,10 @@ def check_ep(
         numbers = [int(part) for part in sizes.split("-")]
     except ValueError:
         numbers = []
-    if len(numbers) < 2 or min(numbers) < 1:
-        raise typer.BadParameter(f"sizes '{sizes}': give numbers with dashes, e.g. 16-6-4.")
+    if len(numbers) < 2 or min(numbers) < 1 or numbers[-1] < 2:
+        raise typer.BadParameter(f"sizes '{sizes}': give numbers with dashes, 2 outputs or more, e.g. 16-6-4.")
+    if not 0.0 < beta < float("inf"):
+        raise typer.BadParameter(f"beta = {beta!r} A V: give a positive number, e.g. 1e-8.")
     if not check_equilibrium(
         numbers, out, console, samples=samples, beta=beta, seed=seed, least=least, engine_name=engine
     ):

@@ -1,4 +1,4 @@
-"""Write-back: what wanted conductances become in cells. Clipping, levels and programming noise happen here and nowhere else."""
+"""Write-back: what wanted conductances become in cells. Clipping, levels and programming noise of local rules happen here."""
 
 from __future__ import annotations
 

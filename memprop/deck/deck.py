@@ -138,7 +138,7 @@ class Deck:
         """
         if not isinstance(self.analysis, Transient):
             kind = type(self.analysis).__name__.lower()
-            raise InputError(f"deck {self.title}: a {kind} is done by the engine ngspice alone. Use that engine.")
+            raise InputError(f"a {kind} is done by the engine ngspice alone. Use that engine.")
         return self.analysis
 
     @property

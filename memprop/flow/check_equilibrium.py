@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from memprop.circuit.resistive import ResistiveNetwork
+from memprop.circuit.resistive import ResistiveNetwork, crossbar_shapes
 from memprop.conductance.pair import ConductanceRange
 from memprop.files import ensure_folder, write_json
 from memprop.flow.resistive import SpiceResistive
@@ -45,7 +46,7 @@ class LayerCheck:
 
 
 class NoisyReadout:
-    """A circuit whose node voltages are read with noise of ``sigma`` V, drawn anew each time."""
+    """A circuit whose nodes and amplified rows are read with noise of ``sigma`` V each, drawn anew each time."""
 
     def __init__(self, circuit: SpiceResistive, sigma: float, generator: torch.Generator) -> None:
         self.circuit, self.sigma, self.generator = circuit, sigma, generator
@@ -61,6 +62,11 @@ class NoisyReadout:
         self._known.clear()
         self.circuit.program(conductances)
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it is, besides the conductances."""
+        return {**self.circuit.identity, "sigma": self.sigma}
+
     def factors(self) -> list[float]:
         """Return by what the gradient of each crossbar is multiplied."""
         return self.circuit.factors()
@@ -75,16 +81,25 @@ class NoisyReadout:
             current is None
         ):  # the slope of the loss is that of the outputs as they are, so that read-outs differ in the drops alone
             return true
-        noisy = [v + self.sigma * torch.randn(v.shape, generator=self.generator, dtype=v.dtype) for v in true.nodes]
-        return Settled(true.rows, tuple(noisy))
+        rows = [true.rows[0]]
+        for voltages in true.rows[1:]:  # rows of inputs and bias are known, those of amplifiers are read too
+            read = voltages.clone()
+            read[:, :-2] += self._drawn(read[:, :-2])
+            rows.append(read)
+        return Settled(tuple(rows), tuple(v + self._drawn(v) for v in true.nodes))
+
+    def _drawn(self, like: Tensor) -> Tensor:
+        return self.sigma * torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
 
 
 def random_network(sizes: Sequence[int], seed: int) -> ResistiveNetwork:
     """Return a network of random conductances whose diodes conduct."""
-    rng, window = np.random.default_rng(seed), ConductanceRange(1e-7, 1e-5)
-    shapes = [(2 * sizes[0] + 2 if k == 0 else sizes[k] + 2, sizes[k + 1]) for k in range(len(sizes) - 1)]
+    rng, window, margin = np.random.default_rng(seed), ConductanceRange(1e-7, 1e-5), 1.0 + 2.0 * STEP
+    shapes = crossbar_shapes(sizes)
     return ResistiveNetwork(
-        "check_ep", tuple(rng.uniform(window.g_min, window.g_max, shape) for shape in shapes), window=window
+        "check_ep",
+        tuple(rng.uniform(window.g_min * margin, window.g_max / margin, shape) for shape in shapes),
+        window=window,
     )
 
 

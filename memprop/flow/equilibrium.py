@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from memprop.circuit.resistive import ResistiveNetwork
+from memprop.circuit.resistive import ResistiveNetwork, crossbar_shapes
 from memprop.conductance.pair import ConductanceRange
 from memprop.conductance.write_back import WriteBack
 from memprop.data.sets import Images, load
@@ -75,8 +75,7 @@ PRESETS: Mapping[str, EquilibriumSettings] = {
 def fresh_network(settings: EquilibriumSettings, data: Images) -> ResistiveNetwork:
     """Return a network with random conductances, of the seed of the training."""
     rng = np.random.default_rng(settings.training.seed)
-    sizes = (data.rows, *settings.hidden, data.classes)
-    shapes = [(2 * sizes[0] + 2 if k == 0 else sizes[k] + 2, sizes[k + 1]) for k in range(len(sizes) - 1)]
+    shapes = crossbar_shapes((data.rows, *settings.hidden, data.classes))
     highest = [min(settings.highest, settings.window.g_max)] * (len(shapes) - 1) + [settings.window.g_max]
     return ResistiveNetwork(
         f"{settings.dataset}_ep",
@@ -108,6 +107,8 @@ def learn_equilibrium(
         if images > len(data.test.labels):
             raise InputError(f"{images} test samples asked, {data.name} has {len(data.test.labels)}. Ask for fewer.")
         network = fresh_network(settings, data)
+        # One sample first: an engine that cannot do it says so before the long work.
+        SpiceResistive(network, engine).settle(torch.from_numpy(_volts(settings, data, 1)))
         circuit: Resistive = SpiceResistive(network, engine) if in_circuit else resistive_twin(network)
         rule = _rule(settings, circuit)
         history = _trained(rule, settings, data, ensure_folder(run), in_circuit, console)
@@ -183,4 +184,5 @@ def _say(summary: Mapping[str, Any], run: Path, console: Console) -> None:
     table.add_row(f"twin, all {summary['twin_images']} test samples", f"{100 * summary['twin_accuracy']:.2f} %")
     table.add_row("largest difference of a node", f"{1e6 * summary['largest_difference']:.3g} uV")
     console.print(table)
-    console.print(f"summary, figure, netlist of {STORED} samples: {run}", soft_wrap=True, markup=False, highlight=False)
+    figure = "figure, " if summary["history"]["validation"] else ""
+    console.print(f"summary, {figure}netlist of {STORED} samples: {run}", soft_wrap=True, markup=False, highlight=False)

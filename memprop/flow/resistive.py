@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from memprop.circuit.resistive import ResistiveNetwork
 from memprop.deck.resistive import network_files, signal_deck, sweep_deck
+from memprop.errors import InputError
 from memprop.spice.engine import Engine
 from memprop.spice.recording import Recording
 from memprop.twin.resistive import Settled, resistive_twin
@@ -22,7 +24,12 @@ SAMPLES = 1000
 
 
 class SpiceResistive:
-    """A resistive network whose operating points come from an engine."""
+    """A resistive network whose operating points come from an engine.
+
+    Raises
+    ------
+    InputError: its neuron is not the shipped one, see `resistive_twin`.
+    """
 
     def __init__(self, network: ResistiveNetwork, engine: Engine, timeout_s: float = 600.0) -> None:
         self.engine, self.timeout_s = engine, timeout_s
@@ -41,6 +48,11 @@ class SpiceResistive:
         """Write crossbars in S into the netlist."""
         self._take(replace(self.network, conductances=tuple(g.detach().double().numpy() for g in conductances)))
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it is, besides the conductances."""
+        return {**self._twin.identity, "engine": self.engine.name}
+
     def factors(self) -> list[float]:
         """Return by what the gradient of each crossbar is multiplied."""
         return self._twin.factors()
@@ -50,8 +62,14 @@ class SpiceResistive:
 
         Raises
         ------
+        InputError: there is no sample, or not as many currents as inputs.
         SimulationError: the simulation failed.
         """
+        if not len(inputs) or (current is not None and len(current) != len(inputs)):
+            given = "none" if current is None else len(current)
+            raise InputError(
+                f"network {self.network.name}: {len(inputs)} samples, currents of {given}. Give one or more, as many of each."
+            )
         currents = [None] * len(inputs) if current is None else current.split(SAMPLES)
         found = []
         for part, nudge in zip(inputs.split(SAMPLES), currents, strict=False):

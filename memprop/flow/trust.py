@@ -21,6 +21,7 @@ from memprop.twin.fitted import FIT, LEARNED, Fitted, load_fit
 from memprop.twin.fitting.metrics import range_of
 from memprop.twin.fitting.waveforms import FILE, CellWaveforms
 from memprop.twin.learned.files import ABOUT, WEIGHTS, load_model
+from memprop.twin.learned.training import LearnedSettings
 from memprop.twin.learned.twin import LearnedModel
 from memprop.twin.network import Twin
 from memprop.twin.population import FOLDER
@@ -96,7 +97,9 @@ class TrustRegion:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RangeWarning)  # runs held out may go a little further than those of the fit
             if fit.kind == LEARNED:
-                learning = FitLearnedSettings(dt=fit.dt, engine=None, workers=self.workers)
+                # A training waits for it: a polish of minutes instead of hours.
+                brief = LearnedSettings(polish=((30, 1.0),), polish_batch=8000)
+                learning = FitLearnedSettings(brief, fit.dt, engine=None, workers=self.workers)
                 fit_learned(cell, waveforms, learning, folder, quiet)
             else:
                 free = FitCellSettings(fit.dt, tuple(fit.factors), engine=None, workers=self.workers)

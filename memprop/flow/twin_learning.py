@@ -62,5 +62,7 @@ def learn_on_twin(
     for name, value in summary["more"].items():
         table.add_row(name, str(value))
     console.print(table)
-    console.print(f"summary and figure: {run}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"summary{' and figure' if history.validation else ''}: {run}", soft_wrap=True, markup=False, highlight=False
+    )
     return summary

@@ -11,14 +11,16 @@ No eligibility per synapse is built: the sum over steps and samples is one matri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memprop.errors import InputError
+from memprop.errors import InputError, positive
 from memprop.learn.rule import Learned, Needs
 from memprop.twin.biograd import BioGradNeuron, Waves, error_spikes, run_network
 
@@ -58,13 +60,24 @@ class BioGrad:
             raise InputError(
                 f"BioGrad: crossbars {shapes} are no chain of layers with bias, followed by one feedback per hidden layer."
             )
-        if unit <= 0 or not 0 <= start < steps or shown < 1:
+        if not positive(unit) or not 0 <= start < steps or shown < 1:
             raise InputError(
                 f"BioGrad: unit = {unit!r} S, steps = {steps!r}, start = {start!r}, shown = {shown!r} do not fit."
             )
         self.conductances: list[Tensor] = list(conductances)
         self.unit, self.steps, self.start, self.shown, self.sleep = unit, steps, start, shown, sleep
         self.neuron, self.depth = neuron or BioGradNeuron(), depth
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides what it learns besides the conductances."""
+        own = {"unit": self.unit, "steps": self.steps, "start": self.start, "shown": self.shown, "sleep": self.sleep}
+        return {**own, "neuron": asdict(self.neuron)}
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of inputs and of classes."""
+        return self.conductances[0].shape[0] - 1, self.conductances[self.depth - 1].shape[1]
 
     def program(self, conductances: Sequence[Tensor]) -> None:
         """Write signed crossbars in S."""

@@ -10,13 +10,15 @@ No free phase is needed, and the error is of the order b^2. The sign of b is dra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memprop.errors import InputError
+from memprop.errors import InputError, positive
 from memprop.learn.rule import Learned, Needs
 from memprop.twin.eqspike import SpikingDynamics, Told, run_spiking
 
@@ -51,13 +53,28 @@ class EqSpike:
         if len(conductances) != 2 or conductances[1].shape[0] != conductances[0].shape[1] + 1:
             shapes = ", ".join(str(tuple(g.shape)) for g in conductances)
             raise InputError(f"EqSpike: crossbars {shapes}; it needs two, with one row of bias in each.")
-        if unit <= 0 or nudge <= 0 or min(lengths) < 1:
+        if not positive(unit, nudge) or min(lengths) < 1:
             raise InputError(
                 f"EqSpike: unit = {unit!r} S, nudge = {nudge!r}, lengths = {lengths!r} steps must be positive."
             )
         self.unit, self.nudge, self.lengths = unit, nudge, lengths
         self.dynamics, self.kernel = dynamics or SpikingDynamics(), kernel
         self.conductances: list[Tensor] = list(conductances)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides what it learns besides the conductances."""
+        return {
+            "unit": self.unit,
+            "nudge": self.nudge,
+            "lengths": list(self.lengths),
+            "dynamics": asdict(self.dynamics),
+        }
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of inputs and of classes."""
+        return self.conductances[0].shape[0] - 1, self.conductances[1].shape[1]
 
     def program(self, conductances: Sequence[Tensor]) -> None:
         """Write signed crossbars in S."""
@@ -72,7 +89,7 @@ class EqSpike:
         return told.counts[:, hidden:]
 
     def learn(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
-        """Return what the accumulators of two phases tell. The loss is half the squared error of the output rates."""
+        """Return what the accumulators of two phases tell. The loss is half the squared error of the output rates, both phases together."""
         hidden, outputs = self._sizes
         sign = 2.0 * torch.randint(2, (len(inputs), 1), generator=generator) - 1.0
         push = self.nudge * sign

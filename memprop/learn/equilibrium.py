@@ -11,14 +11,14 @@ nudge leave an error of the order beta^2 instead of beta (Laborieux et al., arXi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from memprop.errors import InputError
+from memprop.errors import InputError, positive
 from memprop.learn.rule import Learned, Needs
 from memprop.twin.resistive import Settled
 
@@ -35,6 +35,11 @@ class Resistive(Protocol):
 
     def program(self, conductances: Sequence[Tensor]) -> None:
         """Write crossbars in S."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it is, besides the conductances."""
         ...
 
     def factors(self) -> list[float]:
@@ -73,7 +78,7 @@ class EquilibriumPropagation:
         beta: float = 1e-7,
         phases: str = "symmetric",
     ) -> None:
-        if min(scale, temperature, beta) <= 0:
+        if not positive(scale, temperature, beta):
             raise InputError(
                 f"equilibrium propagation: scale = {scale!r} V, temperature = {temperature!r} V, beta = {beta!r} A V must be positive."
             )
@@ -86,6 +91,17 @@ class EquilibriumPropagation:
         """What it needs of a circuit."""
         count = 3 if self.phases == "symmetric" else 2
         return Needs(count, f"{count - 1} voltages until the update")
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides what it learns besides the conductances."""
+        own = {"scale": self.scale, "temperature": self.temperature, "beta": self.beta, "phases": self.phases}
+        return {**own, "circuit": self.circuit.identity}
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of inputs and of classes."""
+        return (self.conductances[0].shape[0] - 2) // 2, self.conductances[-1].shape[1]
 
     @property
     def conductances(self) -> list[Tensor]:

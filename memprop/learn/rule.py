@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
@@ -14,9 +14,9 @@ class Learned:
     """What one batch says."""
 
     loss: float
-    """Mean loss of the batch, before the update."""
+    """Mean loss of the batch, before the update; of rules whose phases are all nudged, while nudged."""
     outputs: Tensor
-    """``[B, classes]``; the largest is the answer."""
+    """``[B, classes]``, in the same phases; answers are those of `Rule.outputs`."""
     gradients: tuple[Tensor, ...]
     """What each crossbar is moved against: the mean over the batch, per siemens, of the shape of the crossbar."""
 
@@ -42,6 +42,16 @@ class Rule(Protocol):
     @property
     def needs(self) -> Needs:
         """What it needs of a circuit."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides what it learns besides the conductances; a checkpoint is of one identity."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of inputs and of classes."""
         ...
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from memprop.conductance.write_back import WriteBack
 from memprop.data.sets import Images
-from memprop.errors import CheckpointError, InputError, TrainingError
+from memprop.errors import CheckpointError, InputError, TrainingError, positive
 from memprop.files import sha256
 from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
 from memprop.learn.rule import Rule
@@ -48,13 +48,9 @@ class RuleConfig:
     """Pixels by which training images move at most, in both directions."""
 
     def __post_init__(self) -> None:
-        if (
-            self.epochs < 1
-            or self.batch < 1
-            or min(self.validation, self.shift) < 0
-            or min(self.rates) <= 0
-            or not 0 < self.decay <= 1
-        ):
+        rates = bool(self.rates) and positive(*self.rates)
+        counts = self.epochs >= 1 and self.batch >= 1 and min(self.validation, self.shift) >= 0
+        if not rates or not counts or not 0 < self.decay <= 1:
             raise InputError(
                 f"training: epochs = {self.epochs!r}, batch = {self.batch!r}, validation = {self.validation!r}, rates = {self.rates!r}, "
                 f"decay = {self.decay!r}, shift = {self.shift!r}; need positive numbers, validation and shift 0 or more, decay up to 1."
@@ -79,6 +75,12 @@ class _State:
             raise InputError(
                 f"training: {len(config.rates)} rates for {len(rule.conductances)} crossbars. Give one each."
             )
+        inputs, classes = rule.sizes
+        if (data.rows, data.classes) != (inputs, classes):
+            raise InputError(
+                f"training: {data.name} has {data.rows} pixels and {data.classes} classes, the network {inputs} inputs and {classes} "
+                "outputs. Make them equal."
+            )
         if config.validation >= len(data.train.labels):
             raise InputError(
                 f"training: {config.validation} of {len(data.train.labels)} samples held out. Lower validation."
@@ -95,7 +97,7 @@ class _State:
         self.history, self.epoch = History(), 0
         self.best = [g.clone() for g in rule.conductances]
         self.identity: dict[str, Any] = {
-            "rule": rule.name, "data": data.name, "labels": sha256(data.train.labels.tobytes()),
+            "rule": rule.name, **rule.identity, "data": data.name, "labels": sha256(data.train.labels.tobytes()),
             "shapes": [list(g.shape) for g in self.wanted], **asdict(config), "write": asdict(write),
             "start": sha256(b"".join(g.numpy().tobytes() for g in rule.conductances)),
         }  # fmt: skip

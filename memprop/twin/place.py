@@ -6,6 +6,8 @@ import torch
 
 from memprop.errors import InputError
 
+PLACES = ("cpu", "cuda")
+
 
 def torch_device(name: str) -> torch.device:
     """Return the device of this name.
@@ -14,6 +16,8 @@ def torch_device(name: str) -> torch.device:
     ------
     InputError: torch does not know it, or lacks it.
     """
+    if name.split(":", maxsplit=1)[0] not in PLACES:
+        raise InputError(f"device '{name}' is unknown. Give {' or '.join(PLACES)}.")
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch has both for what it lacks

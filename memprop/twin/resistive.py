@@ -9,16 +9,17 @@ of the later layers alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from memprop.circuit.cell import load_cell
 from memprop.circuit.resistive import ResistiveNetwork
-from memprop.errors import ConvergenceError, InputError
+from memprop.errors import ConvergenceError, InputError, positive
 
 THERMAL = 1.380649e-23 * 300.15 / 1.602176634e-19
 """Thermal voltage k T / q in V at 27 degrees Celsius."""
@@ -65,9 +66,10 @@ class ResistiveTwin:
     def __init__(
         self, conductances: Sequence[Tensor], gain: float, saturation: float, slope: float, bias: float
     ) -> None:
-        if min(gain, saturation, slope) <= 0:
+        if not conductances or not positive(gain, saturation, slope) or not abs(bias) < float("inf"):
             raise InputError(
-                f"resistive network: gain = {gain!r}, saturation = {saturation!r} A, slope = {slope!r} V must be positive."
+                f"resistive network: gain = {gain!r}, saturation = {saturation!r} A, slope = {slope!r} V must be positive, "
+                f"bias = {bias!r} V finite, and there must be a crossbar."
             )
         for before, after in pairwise(conductances):
             if after.shape[0] != before.shape[1] + 2:
@@ -77,6 +79,11 @@ class ResistiveTwin:
                 )
         self.program(conductances)
         self.gain, self.saturation, self.slope, self.bias = gain, saturation, slope, bias
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it is, besides the conductances."""
+        return {"gain": self.gain, "saturation": self.saturation, "slope": self.slope, "bias": self.bias}
 
     @property
     def inputs(self) -> int:
@@ -107,8 +114,18 @@ class ResistiveTwin:
 
         Raises
         ------
+        InputError: shapes do not fit the network.
         ConvergenceError: Newton's method does not end.
         """
+        outputs = self.conductances[-1].shape[1]
+        if inputs.shape != (len(inputs), self.inputs) or (
+            current is not None and current.shape != (len(inputs), outputs)
+        ):
+            shape = "none" if current is None else tuple(current.shape)
+            raise InputError(
+                f"resistive network of {self.inputs} inputs and {outputs} outputs: inputs of shape {tuple(inputs.shape)}, currents of "
+                f"shape {shape}; needed are [samples, {self.inputs}] and [samples, {outputs}]."
+            )
         first = self.input_rows(inputs)
         nodes = (
             [inputs.new_zeros(len(inputs), g.shape[1]) for g in self.conductances]
