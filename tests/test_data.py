@@ -119,8 +119,8 @@ class TestPublishedSets:
         assert (whole.shape, float(whole.min()), float(whole.max())) == ((1438, 8, 8), 0.0, 1.0)
 
     def test_unknown_set_lists_the_known_ones(self) -> None:
-        assert list(DATASETS) == ["mnist", "fashion", "digits"]
-        with pytest.raises(InputError, match=r"unknown data set 'cifar'\. Known: mnist, fashion, digits\."):
+        assert list(DATASETS) == ["mnist", "fashion", "digits", "iris"]
+        with pytest.raises(InputError, match=r"unknown data set 'cifar'\. Known: mnist, fashion, digits, iris\."):
             load("cifar")
 
 
