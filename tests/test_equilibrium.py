@@ -263,7 +263,18 @@ def test_command_trains_in_circuit_measures_and_leaves_a_netlist_that_runs(tmp_p
     assert summary["same_class"] == 1.0
     assert summary["largest_difference"] < 1e-6
     assert json.loads((tmp_path / "summary.json").read_text())["trained"] == "in SPICE"
-    assert NgspiceEngine().batch(tmp_path / "netlist", "deck.cir", 60.0, title="replayed", raw="out.raw").status == 0
+    folder = tmp_path / "netlist"
+    done = NgspiceEngine().batch(folder, "testbench.cir", 60.0, title="replayed")
+    assert (done.status, done.log.count("PASS x2_col")) == (0, 3)
+    assert "TESTBENCH PASS" in done.log
+    cells = folder / "conductances.inc"
+    name, row, column, value = cells.read_text().splitlines()[5].split()
+    cells.write_text(
+        cells.read_text().replace(f"{name} {row} {column} {value}", f"{name} {row} {column} {float(value) * 1.5!r}")
+    )
+    edited = NgspiceEngine().batch(folder, "testbench.cir", 60.0, title="edited")
+    assert edited.status == 1
+    assert "TESTBENCH FAIL" in edited.log
     with pytest.raises(InputError, match=r"46 test samples asked, iris has 45"):
         learn_equilibrium(small, tmp_path, Console(), in_circuit=False, images=46, engine_name="ngspice")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ MEAN_LIMIT = 0.1e-3
 """Allowed deviation of the time mean of an output membrane, in V: room for the step control of another simulator."""
 PEAK_LIMIT = 1e-3
 """Allowed deviation of the peak of an output membrane, in V."""
+OPERATING_LIMIT = 1e-6
+"""Allowed deviation of a node at an operating point, in V."""
 CHARGE_LIMIT = 0.01
 """Allowed relative deviation of the charge drawn from a rail."""
 
@@ -70,15 +72,30 @@ def testbench_text(deck: Deck, files: Sequence[str], checks: Sequence[Check], ra
             "end",
         ]
     lines += ["set filetype=binary", f"write {raw} " + " ".join(f"v({node})" for node in outputs)]
-    lines += [
-        f"if passed = {len(checks)}",
-        "echo TESTBENCH PASS",
-        "quit 0",
-        "else",
-        "echo TESTBENCH FAIL",
-        "quit 1",
-        "end",
-        ".endc",
-        ".end",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_verdict(len(checks))]) + "\n"
+
+
+def operating_testbench(deck: Deck, expected: Mapping[str, Array]) -> str:
+    """Return the main file of a testbench of a sweep: nodes at all operating points, ``[points]`` in V each, with their limit."""
+    lines = [f"* {deck.title}: self-checking testbench. Run in this folder: ngspice -b <this file>"]
+    lines += [f".include {name}" for name in deck.files]
+    lines += [".options " + " ".join(f"{key}={value}" for key, value in deck.options.items())]
+    lines += [".save " + " ".join(f"v({node})" for node in expected)]
+    lines += [analysis_line(deck.analysis), ".control", "run", "let passed = 0"]
+    for k, (node, values) in enumerate(expected.items()):
+        lines += [
+            f"compose wanted{k} values " + " ".join(repr(float(value)) for value in values),
+            f"let off{k} = vecmax(abs(v({node}) - wanted{k}))",
+            f"if off{k} <= {to_text(OPERATING_LIMIT)}",
+            f"echo PASS {node}",
+            "let passed = passed + 1",
+            "else",
+            f"echo FAIL {node}",
+            "end",
+        ]
+    return "\n".join([*lines, *_verdict(len(expected))]) + "\n"
+
+
+def _verdict(count: int) -> list[str]:
+    yes, no = (["echo TESTBENCH PASS", "quit 0"], ["echo TESTBENCH FAIL", "quit 1"])
+    return [f"if passed = {count}", *yes, "else", *no, "end", ".endc", ".end"]

@@ -19,9 +19,11 @@ from memprop.circuit.resistive import ResistiveNetwork, crossbar_shapes
 from memprop.conductance.pair import ConductanceRange
 from memprop.conductance.write_back import WriteBack
 from memprop.data.sets import Images, load
+from memprop.deck.deck import Deck
 from memprop.deck.resistive import sweep_deck
 from memprop.errors import InputError
-from memprop.files import ensure_folder, write_json
+from memprop.export.testbench import operating_testbench
+from memprop.files import ensure_folder, write_atomic, write_json
 from memprop.flow.resistive import SpiceResistive
 from memprop.learn.equilibrium import EquilibriumPropagation, Resistive
 from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
@@ -32,7 +34,7 @@ from memprop.spice.engine import Engine, make_engine
 from memprop.spice.ngspice import write_deck
 from memprop.twin.resistive import resistive_twin
 
-CHECKPOINT, SUMMARY, NETLIST = "training.safetensors", "summary.json", "netlist"
+CHECKPOINT, SUMMARY, NETLIST, TESTBENCH = "training.safetensors", "summary.json", "netlist", "testbench.cir"
 MEASURED = 300
 """Test samples measured where nobody asks for a number."""
 STORED = 10
@@ -113,7 +115,9 @@ def learn_equilibrium(
         rule = _rule(settings, circuit)
         history = _trained(rule, settings, data, ensure_folder(run), in_circuit, console)
         network = replace(network, conductances=tuple(g.numpy() for g in rule.conductances))
-        write_deck(sweep_deck(network, _volts(settings, data, STORED)), ensure_folder(run / NETLIST))
+        _write_netlist(
+            sweep_deck(network, _volts(settings, data, STORED)), network, engine, ensure_folder(run / NETLIST)
+        )
         summary = _measured(settings, network, data, images, engine, console) | {
             "dataset": settings.dataset, "sizes": list(network.sizes), "trained": "in SPICE" if in_circuit else "on the twin",
             "rule": rule.name, "needs": asdict(rule.needs), "history": asdict(history),
@@ -135,6 +139,14 @@ def _rule(settings: EquilibriumSettings, circuit: Resistive) -> EquilibriumPropa
 
 def _volts(settings: EquilibriumSettings, data: Images, count: int) -> np.ndarray:
     return settings.scale * data.pixels("test")[:count].reshape(-1, data.rows).astype(np.float64)
+
+
+def _write_netlist(deck: Deck, network: ResistiveNetwork, engine: Engine, folder: Path) -> None:
+    """Write the files of a deck, and a testbench that expects the outputs that the engine finds now."""
+    found = engine.run(deck)
+    outputs = network.columns(len(network.conductances) - 1)
+    write_deck(deck, folder)
+    write_atomic(folder / TESTBENCH, operating_testbench(deck, {node: found[node].values for node in outputs}))
 
 
 def _trained(
