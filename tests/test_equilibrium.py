@@ -34,6 +34,7 @@ from memprop.errors import (
     StoppedEarly,
     TrainingError,
 )
+from memprop.export.testbench import operating_testbench
 from memprop.flow.check_equilibrium import (
     STEP,
     by_small_signals,
@@ -47,7 +48,7 @@ from memprop.flow.resistive import SpiceResistive
 from memprop.learn.equilibrium import EquilibriumPropagation
 from memprop.learn.rule import Learned, Needs
 from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
-from memprop.spice.ngspice import NgspiceEngine
+from memprop.spice.ngspice import NgspiceEngine, write_deck
 from memprop.spice.recording import make_recording
 from memprop.spice.shared import SharedEngine
 from memprop.spice.vacask import VacaskEngine
@@ -277,6 +278,18 @@ def test_command_trains_in_circuit_measures_and_leaves_a_netlist_that_runs(tmp_p
     assert "TESTBENCH FAIL" in edited.log
     with pytest.raises(InputError, match=r"46 test samples asked, iris has 45"):
         learn_equilibrium(small, tmp_path, Console(), in_circuit=False, images=46, engine_name="ngspice")
+
+
+def test_testbench_knows_negative_voltages(tmp_path: Path) -> None:
+    """ngspice takes `1 -2` for a difference; with outputs of both signs in any order, all must be compared."""
+    deck = sweep_deck(random_network((2, 3, 3), 1), 10.0 * np.array([[1.0, 0.0], [0.0, 1.0], [0.3, 0.9], [1.0, 1.0]]))
+    found = ENGINE.run(deck)
+    expected = {node: found[node].values for node in deck.nodes}
+    assert any((values[1:] < 0).any() for values in expected.values())
+    write_deck(deck, tmp_path)
+    (tmp_path / "testbench.cir").write_text(operating_testbench(deck, expected))
+    done = ENGINE.batch(tmp_path, "testbench.cir", 60.0, title="both signs")
+    assert (done.status, "TESTBENCH PASS" in done.log) == (0, True)
 
 
 def test_check_command_writes_table_and_figure(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def operating_testbench(deck: Deck, expected: Mapping[str, Array]) -> str:
     lines += [analysis_line(deck.analysis), ".control", "run", "let passed = 0"]
     for k, (node, values) in enumerate(expected.items()):
         lines += [
-            f"compose wanted{k} values " + " ".join(repr(float(value)) for value in values),
+            f"compose wanted{k} values "
+            + " ".join(f"({float(value)!r})" for value in values),  # else -1 is a difference
             f"let off{k} = vecmax(abs(v({node}) - wanted{k}))",
             f"if off{k} <= {to_text(OPERATING_LIMIT)}",
             f"echo PASS {node}",
