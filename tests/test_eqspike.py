@@ -82,17 +82,14 @@ def test_rate_of_a_neuron_is_a_hard_sigmoid_of_its_current() -> None:
 def test_movement_adds_up_to_the_change_of_the_rate() -> None:
     """An output pushed from one rate to another: the sum of a over the second phase is the difference."""
     steps = 6000
-    told = [
-        run_spiking(
-            torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([0.4]), torch.ones(1, 1), torch.zeros(1, 2),
-            torch.tensor([push]), (steps, steps), SpikingDynamics(), counted=count,
-        )
-        for push, count in (([0.5, -0.5], steps),)
-    ]  # fmt: skip
+    told = run_spiking(
+        torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([0.4]), torch.ones(1, 1), torch.zeros(1, 2),
+        torch.tensor([[0.5, -0.5]]), (steps, steps), SpikingDynamics(), counted=steps,
+    )  # fmt: skip
     # rho = 0.4 + b (1 - rho), and at b = -0.5: rho = 0.4 - 0.5 (1 - rho) -> -0.2, no spike at all
     before, after = (0.4 + 0.5) / 1.5, 0.0
-    assert float(told[0].counts[0, 1]) / steps == pytest.approx(after, abs=1e-3)
-    assert float(told[0].moved[0, 1]) == pytest.approx(after - before, abs=0.1)
+    assert float(told.counts[0, 1]) / steps == pytest.approx(after, abs=1e-3)
+    assert float(told.moved[0, 1]) == pytest.approx(after - before, abs=0.1)
 
 
 def rate_ep(rule: EqSpike, inputs: Tensor, label: int, b: float) -> list[Tensor]:

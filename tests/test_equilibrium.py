@@ -292,6 +292,23 @@ def test_testbench_knows_negative_voltages(tmp_path: Path) -> None:
     assert (done.status, "TESTBENCH PASS" in done.log) == (0, True)
 
 
+def test_check_command_refuses_a_nudge_that_is_no_number_before_its_simulations(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"beta = nan A V must be positive"):
+        check_equilibrium(
+            (64, 32, 10), tmp_path, Console(), samples=2, beta=float("nan"), seed=0, least=0.9, engine_name="ngspice"
+        )
+
+
+def test_samples_of_several_decks_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    circuit, volts = SpiceResistive(random_network((3, 2, 2), 0), ENGINE), 5.0 * some_inputs(5, 3)
+    nudge = 1e-8 * some_inputs(5, 2)
+    whole = [circuit.settle(volts, current) for current in (None, nudge)]
+    monkeypatch.setattr("memprop.flow.resistive.SAMPLES", 2)
+    for current, expected in zip((None, nudge), whole, strict=True):
+        found = circuit.settle(volts, current).outputs  # reltol of the decks is 1e-9
+        assert torch.allclose(found, expected.outputs, rtol=1e-9, atol=0)
+
+
 def test_check_command_writes_table_and_figure(tmp_path: Path) -> None:
     said = io.StringIO()
     holds = check_equilibrium(
@@ -308,7 +325,8 @@ def test_random_networks_can_be_moved_both_ways() -> None:
     for seed in range(40):
         network = random_network((16, 6, 4), seed)
         for factor in (1.0 + STEP, 1.0 - STEP):
-            replace(network, conductances=tuple(factor * g for g in network.conductances))
+            moved = replace(network, conductances=tuple(factor * g for g in network.conductances))
+            assert moved.sizes == (16, 6, 4)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +338,6 @@ def test_random_networks_can_be_moved_both_ways() -> None:
         (["learn", "biograd", "digits", "--engine", "vacask"], "--phases, --images and --engine are for ep"),
         (["check-ep", "--sizes", "4-x"], "give numbers with dashes"),
         (["check-ep", "--sizes", "4-3-1"], "2 outputs or more"),
-        (["check-ep", "--beta", "nan"], "give a positive number"),
         (["check-ep", "--seed=-1"], "seed"),
     ],
 )

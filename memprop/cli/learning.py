@@ -91,8 +91,6 @@ def check_ep(
         numbers = []
     if len(numbers) < 2 or min(numbers) < 1 or numbers[-1] < 2:
         raise typer.BadParameter(f"sizes '{sizes}': give numbers with dashes, 2 outputs or more, e.g. 16-6-4.")
-    if not 0.0 < beta < float("inf"):
-        raise typer.BadParameter(f"beta = {beta!r} A V: give a positive number, e.g. 1e-8.")
     if not check_equilibrium(
         numbers, out, console, samples=samples, beta=beta, seed=seed, least=least, engine_name=engine
     ):

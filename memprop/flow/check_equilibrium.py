@@ -77,10 +77,8 @@ class NoisyReadout:
         if key not in self._known:
             self._known[key] = self.circuit.settle(inputs, current)
         true = self._known[key]
-        if (
-            current is None
-        ):  # the slope of the loss is that of the outputs as they are, so that read-outs differ in the drops alone
-            return true
+        if current is None:
+            return true  # the loss is that of the outputs as they are, so that read-outs differ in the drops alone
         rows = [true.rows[0]]
         for voltages in true.rows[1:]:  # rows of inputs and bias are known, those of amplifiers are read too
             read = voltages.clone()

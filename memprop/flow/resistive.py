@@ -70,10 +70,11 @@ class SpiceResistive:
             raise InputError(
                 f"network {self.network.name}: {len(inputs)} samples, currents of {given}. Give one or more, as many of each."
             )
-        currents = [None] * len(inputs) if current is None else current.split(SAMPLES)
         found = []
-        for part, nudge in zip(inputs.split(SAMPLES), currents, strict=False):
-            deck = sweep_deck(self.network, part.numpy(), None if nudge is None else nudge.numpy(), self._files)
+        for first in range(0, len(inputs), SAMPLES):
+            part = slice(first, first + SAMPLES)
+            nudge = None if current is None else current[part].numpy()
+            deck = sweep_deck(self.network, inputs[part].numpy(), nudge, self._files)
             found.append(self._nodes(self.engine.run(deck, self.timeout_s)))
         return self._twin.settled(inputs, [torch.cat(layer) for layer in zip(*found, strict=True)])
 

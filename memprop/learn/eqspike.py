@@ -82,7 +82,7 @@ class EqSpike:
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the numbers of output spikes ``[B, classes]``; membranes begin at random places that depend on the sizes alone."""
-        count, (hidden, outputs) = len(inputs), self._sizes
+        count, (hidden, outputs) = len(inputs), self._neurons
         generator = torch.Generator().manual_seed(count)
         free = torch.zeros(count, outputs), torch.zeros(count, 1)
         told = self._run(inputs, *free, (SHOWN,), SHOWN // 3, generator)
@@ -90,7 +90,7 @@ class EqSpike:
 
     def learn(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
         """Return what the accumulators of two phases tell. The loss is half the squared error of the output rates, both phases together."""
-        hidden, outputs = self._sizes
+        hidden, outputs = self._neurons
         sign = 2.0 * torch.randint(2, (len(inputs), 1), generator=generator) - 1.0
         push = self.nudge * sign
         target = functional.one_hot(labels, outputs).float()
@@ -106,14 +106,14 @@ class EqSpike:
         return Learned(loss, rates, gradients)
 
     @property
-    def _sizes(self) -> tuple[int, int]:
+    def _neurons(self) -> tuple[int, int]:
         return self.conductances[1].shape[0] - 1, self.conductances[1].shape[1]
 
     def _run(
         self, inputs: Tensor, target: Tensor, nudges: Tensor, lengths: Sequence[int], counted: int, generator: torch.Generator
     ) -> Told:  # fmt: skip
         first, second = (g.float() / self.unit for g in self.conductances)
-        v = torch.rand(len(inputs), sum(self._sizes), generator=generator)
+        v = torch.rand(len(inputs), sum(self._neurons), generator=generator)
         drive = inputs @ first[:-1] + first[-1]
         return run_spiking(
             second[:-1],
