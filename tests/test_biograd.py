@@ -152,7 +152,7 @@ def test_interrupted_training_with_momentum_ends_the_same(tmp_path: Path) -> Non
     write = WriteBack(small.window, signed=True)
 
     def rule() -> BioGrad:
-        return BioGrad(fresh_crossbars(small, data), small.window.span / small.largest)
+        return BioGrad(fresh_crossbars(small, data), small.unit)
 
     whole, part = rule(), rule()
     expected = train_rule(whole, data, config, write)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -25,16 +24,15 @@ from memprop.errors import InputError
 from memprop.export.testbench import operating_testbench
 from memprop.files import ensure_folder, write_atomic, write_json
 from memprop.flow.resistive import SpiceResistive
+from memprop.flow.rule_learning import SUMMARY, trained
 from memprop.learn.equilibrium import EquilibriumPropagation, Resistive
-from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
-from memprop.learn.training import History, Progress
-from memprop.report.figures import training_curve
+from memprop.learn.rule_training import RuleConfig, rule_accuracy
 from memprop.report.progress import progress
 from memprop.spice.engine import Engine, make_engine
 from memprop.spice.ngspice import write_deck
 from memprop.twin.resistive import resistive_twin
 
-CHECKPOINT, SUMMARY, NETLIST, TESTBENCH = "training.safetensors", "summary.json", "netlist", "testbench.cir"
+NETLIST, TESTBENCH = "netlist", "testbench.cir"
 MEASURED = 300
 """Test samples measured where nobody asks for a number."""
 STORED = 10
@@ -113,7 +111,9 @@ def learn_equilibrium(
         SpiceResistive(network, engine).settle(torch.from_numpy(_volts(settings, data, 1)))
         circuit: Resistive = SpiceResistive(network, engine) if in_circuit else resistive_twin(network)
         rule = _rule(settings, circuit)
-        history = _trained(rule, settings, data, ensure_folder(run), in_circuit, console)
+        title = "learning in SPICE" if in_circuit else "learning on the twin"
+        write = WriteBack(settings.window, settings.levels, noise=settings.noise)
+        history = trained(rule, data, settings.training, write, run, title, console)
         network = replace(network, conductances=tuple(g.numpy() for g in rule.conductances))
         _write_netlist(
             sweep_deck(network, _volts(settings, data, STORED)), network, engine, ensure_folder(run / NETLIST)
@@ -121,12 +121,10 @@ def learn_equilibrium(
         summary = _measured(settings, network, data, images, engine, console) | {
             "dataset": settings.dataset, "sizes": list(network.sizes), "trained": "in SPICE" if in_circuit else "on the twin",
             "rule": rule.name, "needs": asdict(rule.needs), "history": asdict(history),
-            "settings": json.loads(json.dumps(asdict(settings), default=str)),
+            "settings": asdict(settings),
             "versions": {"memprop": version("memprop"), "engine": engine.name, "torch": torch.__version__},
         }  # fmt: skip
     write_json(run / SUMMARY, summary)
-    if history.validation:
-        training_curve(run / "training.png", history.loss, history.validation, history.best)
     _say(summary, run, console)
     return summary
 
@@ -147,21 +145,6 @@ def _write_netlist(deck: Deck, network: ResistiveNetwork, engine: Engine, folder
     outputs = network.columns(len(network.conductances) - 1)
     write_deck(deck, folder)
     write_atomic(folder / TESTBENCH, operating_testbench(deck, {node: found[node].values for node in outputs}))
-
-
-def _trained(
-    rule: EquilibriumPropagation, settings: EquilibriumSettings, data: Images, run: Path, in_circuit: bool, console: Console
-) -> History:  # fmt: skip
-    config = settings.training
-    steps = -(-(len(data.train.labels) - config.validation) // config.batch)
-    title = "learning in SPICE" if in_circuit else "learning on the twin"
-    with progress(title, config.epochs * steps, console) as advance:
-
-        def on_step(at: Progress) -> None:
-            advance(f"epoch {at.epoch + 1}, loss {at.loss:.3f}", done=at.epoch * at.steps + at.step)
-
-        write = WriteBack(settings.window, settings.levels, noise=settings.noise)
-        return train_rule(rule, data, config, write, run / CHECKPOINT, on_step)
 
 
 def _measured(

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.optim import Optimizer
 
 from memprop.errors import CheckpointError
 from memprop.files import sha256, write_atomic
@@ -56,6 +57,27 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"checkpoint {path} is damaged ({error!r}). Delete it and train again, or take an earlier copy."
         ) from error
     return tensors, notes
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the state of an optimizer as tensors of a checkpoint, ``optimizer.<parameter>.<name>``."""
+    states = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": value for index, state in states.items() for name, value in state.items()}
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the state that `optimizer_tensors` took.
+
+    Raises
+    ------
+    ValueError, KeyError, RuntimeError: the state is not of such an optimizer.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _digest(tensors: Mapping[str, Tensor], notes: str) -> str:

@@ -16,7 +16,13 @@ from memprop.conductance.write_back import WriteBack
 from memprop.data.sets import Images
 from memprop.errors import CheckpointError, InputError, TrainingError, positive
 from memprop.files import sha256
-from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
+from memprop.learn.checkpoint import (
+    check_same,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from memprop.learn.rule import Rule
 from memprop.learn.training import History, Progress, accuracy, shifted
 
@@ -105,8 +111,7 @@ class _State:
     def save(self, path: Path) -> None:
         tensors: dict[str, Tensor] = {f"now.{k}": g for k, g in enumerate(self.wanted)}
         tensors |= {f"best.{k}": g for k, g in enumerate(self.best)}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors |= optimizer_tensors(self.optimizer)
         save_checkpoint(
             path, tensors, {"identity": self.identity, "epoch": self.epoch, "history": asdict(self.history)}
         )
@@ -119,13 +124,7 @@ class _State:
                 for k, g in enumerate(self.wanted):
                     g.copy_(tensors[f"now.{k}"])
             self.best = [tensors[f"best.{k}"] for k in range(len(self.wanted))]
-            whole = self.optimizer.state_dict()
-            whole["state"] = {
-                k: {name.split(".")[2]: value for name, value in tensors.items() if name.startswith(f"optimizer.{k}.")}
-                for k in range(len(self.wanted))
-            }
-            if any(whole["state"].values()):
-                self.optimizer.load_state_dict(whole)
+            restore_optimizer(self.optimizer, tensors)
             self.history, self.epoch = History(**notes["history"]), int(notes["epoch"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(

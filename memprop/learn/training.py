@@ -17,7 +17,13 @@ from torch.nn import functional
 from memprop.data.sets import Images
 from memprop.errors import CheckpointError, InputError, TrainingError
 from memprop.files import sha256
-from memprop.learn.checkpoint import check_same, load_checkpoint, save_checkpoint
+from memprop.learn.checkpoint import (
+    check_same,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from memprop.learn.memory import keep_freed_memory
 from memprop.learn.trust import Trust
 from memprop.twin.network import Twin
@@ -328,8 +334,7 @@ class Training:
         tensors = {f"now.{name}": value for name, value in self._weights().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         tensors["temperature"] = self.temperature
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors |= optimizer_tensors(self.optimizer)
         notes = {"identity": self.identity, "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum,
                  "epoch_seconds": self.epoch_seconds, "history": asdict(self.history),
                  "seen": [watch.record() for watch in self._watches()]}  # fmt: skip
@@ -360,12 +365,7 @@ class Training:
                 raise KeyError(name)
         self.twin.load_state_dict(now, strict=False)
         self.temperature.data.copy_(tensors["temperature"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _strip(tensors, "optimizer.").items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        full = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
+        restore_optimizer(self.optimizer, tensors)
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
