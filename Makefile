@@ -74,7 +74,7 @@ verify: setup ## print the proofs: cell check tables, gradient against finite di
 
 LEARNED = runs/axon_hillock
 .PHONY: learned
-learned: setup ## waveforms of the CMOS neuron and its learned twin, hours on two cores (ARGS="--device cuda": minutes)
+learned: setup ## waveforms of the CMOS neuron and its learned twin; long on a CPU (ARGS="--device cuda" where torch has it)
 	$(BIN)/memprop characterise axon_hillock --runs 200 --duration 1e-4 --corners 400 --current=-1e-5:1.2e-5 --out $(LEARNED)/both
 	$(BIN)/memprop characterise axon_hillock --runs 280 --duration 1e-4 --corners 400 --current=1e-7:1.2e-5 --seed 1 --out $(LEARNED)/spiking
 	$(BIN)/memprop fit-cell axon_hillock --learned --waveforms $(LEARNED)/both/waveforms.nc --more $(LEARNED)/spiking/waveforms.nc $(ARGS)

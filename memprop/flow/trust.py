@@ -97,7 +97,7 @@ class TrustRegion:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RangeWarning)  # runs held out may go a little further than those of the fit
             if fit.kind == LEARNED:
-                # A training waits for it: a polish of minutes instead of hours.
+                # A training waits for it: a small part of the usual polish.
                 brief = LearnedSettings(polish=((30, 1.0),), polish_batch=8000)
                 learning = FitLearnedSettings(brief, fit.dt, engine=None, workers=self.workers)
                 fit_learned(cell, waveforms, learning, folder, quiet)
