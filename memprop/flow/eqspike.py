@@ -20,17 +20,15 @@ from memprop.twin.eqspike import SpikingDynamics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EqSpikeSettings(PairSettings):
-    """A network, its task and its training. Learning rates are those of weights, without unit.
-
-    Images that shift drive outputs over their highest rate, where they learn no more.
-    """
+    """A network, its task and its training. Learning rates are those of weights, without unit."""
 
     hidden: int
-    epochs: int = 20
-    batch: int = 10
-    decay: float = 0.84
-    rates: tuple[float, float] = (0.1, 0.05)
+    epochs: int = 25
+    batch: int = 20
+    decay: float = 0.887
+    rates: tuple[float, float] = (0.2, 0.1)
     nudge: float = 0.5
+    wanted: float = 0.8
     lengths: tuple[int, int] = (100, 60)
     dynamics: SpikingDynamics = field(default_factory=SpikingDynamics)
     bias: float = 0.1
@@ -39,8 +37,8 @@ class EqSpikeSettings(PairSettings):
 
 PRESETS: Mapping[str, EqSpikeSettings] = {
     "digits": EqSpikeSettings(dataset="digits", hidden=64, validation=140),
-    "mnist": EqSpikeSettings(dataset="mnist", hidden=300),
-    "fashion": EqSpikeSettings(dataset="fashion", hidden=300),
+    "mnist": EqSpikeSettings(dataset="mnist", hidden=300, shift=1),
+    "fashion": EqSpikeSettings(dataset="fashion", hidden=300, shift=1),
 }
 
 
@@ -60,7 +58,7 @@ def learn_eqspike(settings: EqSpikeSettings, run: Path, console: Console) -> dic
     """Train on the twin, see `learn_on_twin`."""
     data = load(settings.dataset)
     rule = EqSpike(
-        fresh_conductances(settings, data), settings.unit, nudge=settings.nudge, lengths=settings.lengths,
-        dynamics=settings.dynamics,
+        fresh_conductances(settings, data), settings.unit, nudge=settings.nudge, wanted=settings.wanted,
+        lengths=settings.lengths, dynamics=settings.dynamics,
     )  # fmt: skip
     return learn_on_twin(rule, data, settings.config(settings.rates), settings, run, console)

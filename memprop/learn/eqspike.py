@@ -34,6 +34,8 @@ class EqSpike:
     conductances: signed, G+ - G-, in S: ``[inputs + 1, hidden]`` and ``[hidden + 1, outputs]``; the last rows are of bias.
     unit: conductance in S of a weight of 1.
     nudge: b, in thresholds per step.
+    wanted: rate that the labelled output is pushed to, in spikes per step; the others are pushed to 0. At 1, the highest rate, an
+        output that is driven further learns no more.
     lengths: steps of the two phases. The first must be long against the slow filter, whose rest would be learned.
     dynamics: of neurons and traces.
     kernel: ``fused`` or ``eager``.
@@ -47,17 +49,18 @@ class EqSpike:
     needs = Needs(2, "1 accumulator")
 
     def __init__(
-        self, conductances: Sequence[Tensor], unit: float, *, nudge: float = 0.5, lengths: tuple[int, int] = (100, 60),
-        dynamics: SpikingDynamics | None = None, kernel: str = "fused",
+        self, conductances: Sequence[Tensor], unit: float, *, nudge: float = 0.5, wanted: float = 0.8,
+        lengths: tuple[int, int] = (100, 60), dynamics: SpikingDynamics | None = None, kernel: str = "fused",
     ) -> None:  # fmt: skip
         if len(conductances) != 2 or conductances[1].shape[0] != conductances[0].shape[1] + 1:
             shapes = ", ".join(str(tuple(g.shape)) for g in conductances)
             raise InputError(f"EqSpike: crossbars {shapes}; it needs two, with one row of bias in each.")
-        if not positive(unit, nudge) or min(lengths) < 1:
+        if not positive(unit, nudge, wanted) or min(lengths) < 1 or wanted > 1.0:
             raise InputError(
-                f"EqSpike: unit = {unit!r} S, nudge = {nudge!r}, lengths = {lengths!r} steps must be positive."
+                f"EqSpike: unit = {unit!r} S, nudge = {nudge!r}, wanted = {wanted!r} spikes per step, lengths = {lengths!r} steps must be "
+                "positive, and wanted at most 1."
             )
-        self.unit, self.nudge, self.lengths = unit, nudge, lengths
+        self.unit, self.nudge, self.wanted, self.lengths = unit, nudge, wanted, lengths
         self.dynamics, self.kernel = dynamics or SpikingDynamics(), kernel
         self.conductances: list[Tensor] = list(conductances)
 
@@ -67,6 +70,7 @@ class EqSpike:
         return {
             "unit": self.unit,
             "nudge": self.nudge,
+            "wanted": self.wanted,
             "lengths": list(self.lengths),
             "dynamics": asdict(self.dynamics),
         }
@@ -93,7 +97,7 @@ class EqSpike:
         hidden, outputs = self._neurons
         sign = 2.0 * torch.randint(2, (len(inputs), 1), generator=generator) - 1.0
         push = self.nudge * sign
-        target = functional.one_hot(labels, outputs).float()
+        target = self.wanted * functional.one_hot(labels, outputs).float()
         told = self._run(inputs, target, torch.cat([push, -push], 1), self.lengths, 0, generator)
         scale = -0.5 / push
         moved, pairs = scale * told.moved, torch.einsum("b,bho->ho", scale[:, 0], told.pairs)

@@ -245,7 +245,7 @@ def _neurons(neurons: int, found: Mapping[str, Engine], plan: SpicePlan) -> Row:
 PLANS = {
     "tiny": SpicePlan((16, 3, 10), (16, 4, 10), rounds=1, images=2, farm=2, growth_images=(1, 2), growth_neurons=(1, 2),
                       duration=10e-6),
-    "bench": SpicePlan((784, 16, 10), (784, 100, 10)),
+    "bench": SpicePlan((784, 16, 10), (784, 100, 10), ("reduced", "full", "naive")),
     "full": SpicePlan(
         (784, 16, 10), (784, 100, 10), ("reduced", "full", "naive"), 5, 3, 25, 400, (1, 10, 100, 1000),
         (10, 30, 100, 300, 1000, 3000, 10_000),
