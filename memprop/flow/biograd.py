@@ -27,13 +27,13 @@ class BioGradSettings(PairSettings):
     epochs: int = 30
     batch: int = 128
     decay: float = 0.9
-    rates: tuple[float, float, float] = (5e-4, 1.5e-3, 1e-4 / 6)
+    rates: tuple[float, float, float] = (7e-4, 1.5e-3, 2e-5)
     """Of hidden crossbars, of the last one, and of the feedback; the hidden rate times the feedback decides."""
     momentum: float = 0.9
     """Of all crossbars but the feedback."""
     steps: int = 20
     start: int = 5
-    shown: int = 20
+    shown: int = 60
     neuron: BioGradNeuron = field(default_factory=BioGradNeuron)
 
 

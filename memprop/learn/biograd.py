@@ -7,6 +7,9 @@ a hidden layer, and Hebb's rule with Oja's decay aligns B with the product of th
     dW = -mean[(D / feedback steps) sum_t trace psi],    dB = sum h o^T - mean(o^2) B
 
 No eligibility per synapse is built: the sum over steps and samples is one matrix product.
+
+One addition: in sleep the columns are coupled by capacitors. Otherwise outputs whose mean drive is far below the threshold never fire,
+and their feedback learns nothing.
 """
 
 from __future__ import annotations
@@ -125,7 +128,7 @@ class BioGrad:
         shape = (2, SLEEP_STEPS, SLEEP_BATCH, feedback.shape[0])
         noise = (torch.rand(*shape, generator=generator) < rate).float()
         driven = noise[0] - noise[1]
-        out = run_network(self._layers()[k + 1 :], driven, self.neuron)[-1].spikes.sum(0)
+        out = run_network(self._layers()[k + 1 :], driven, self.neuron, coupled=True)[-1].spikes.sum(0)
         return -(driven.sum(0).T @ out - out.square().mean(0) * feedback)
 
     def angles(self) -> list[float]:

@@ -52,9 +52,16 @@ class Waves:
     """Of the layer's inputs, ``[T, B, inputs]``."""
 
 
-def run_layer(weight: Tensor, bias: Tensor, arriving: Tensor, neuron: BioGradNeuron) -> Waves:
-    """Run one layer: weight ``[inputs, neurons]``, bias ``[neurons]``, arriving spikes ``[T, B, inputs]``."""
+def run_layer(
+    weight: Tensor, bias: Tensor, arriving: Tensor, neuron: BioGradNeuron, *, coupled: bool = False
+) -> Waves:
+    """Run one layer: weight ``[inputs, neurons]``, bias ``[neurons]``, arriving spikes ``[T, B, inputs]``.
+
+    ``coupled`` takes from the current of each neuron its mean over steps and samples, as a coupling capacitor does.
+    """
     current = arriving @ weight + bias
+    if coupled:
+        current = current - current.mean((0, 1))
     v, spike = torch.zeros_like(current[0]), torch.zeros_like(current[0])
     spikes, near, trace, traces = [], [], torch.zeros_like(arriving[0]), []
     for drive, x in zip(current, arriving, strict=True):
@@ -67,11 +74,13 @@ def run_layer(weight: Tensor, bias: Tensor, arriving: Tensor, neuron: BioGradNeu
     return Waves(torch.stack(spikes), torch.stack(near), torch.stack(traces))
 
 
-def run_network(layers: Sequence[tuple[Tensor, Tensor]], arriving: Tensor, neuron: BioGradNeuron) -> list[Waves]:
+def run_network(
+    layers: Sequence[tuple[Tensor, Tensor]], arriving: Tensor, neuron: BioGradNeuron, *, coupled: bool = False
+) -> list[Waves]:
     """Run all layers, each a weight and a bias, one after the other."""
     found = []
     for weight, bias in layers:
-        found.append(run_layer(weight, bias, arriving, neuron))
+        found.append(run_layer(weight, bias, arriving, neuron, coupled=coupled))
         arriving = found[-1].spikes
     return found
 
