@@ -96,7 +96,7 @@ def rate_ep(rule: EqSpike, inputs: Tensor, label: int, b: float) -> list[Tensor]
     """Return the updates of equilibrium propagation with rates in place of spikes, at equal nudge, from an independent solver."""
     first, second = (g / rule.unit for g in rule.conductances)
     target = torch.zeros(second.shape[1], dtype=torch.float64)
-    target[label] = 1.0
+    target[label] = rule.wanted
     ends = []
     for push in (b, -b):
         low, high = torch.zeros(second.shape[0] - 1, dtype=torch.float64), torch.zeros_like(target)

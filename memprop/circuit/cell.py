@@ -22,14 +22,18 @@ PORTS = {
     "neuron": ("mem", "e1", "e2", "ref"),
     "synapse": ("rp", "rn", "col"),
     "bidirectional": ("node", "row", "ref"),
+    "rate": ("in", "mem", "spike", "ref"),
+    "trace": ("spike", "moving", "ref"),
+    "accumulator": ("pre", "pre_moving", "post", "post_moving", "gate", "sum", "ref"),
 }
 """Ports of each kind of cell, in order."""
 RAILS = ("e1", "e2")
 """Supply rails of a neuron, in the order of its ports."""
 
 
-Kind = Literal["neuron", "synapse", "bidirectional"]
-"""A spiking neuron, a pair of RRAM cells, or a neuron that also sends currents back."""
+Kind = Literal["neuron", "synapse", "bidirectional", "rate", "trace", "accumulator"]
+"""A spiking neuron, a pair of RRAM cells, a neuron that also sends currents back, one with an output of spikes, whose rate counts, and
+what learns from these: the trace of a rate, and the accumulator at a synapse."""
 
 
 class Supply(Strict):

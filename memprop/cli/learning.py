@@ -85,13 +85,45 @@ def check_ep(
     """Compare the gradient of equilibrium propagation, measured in SPICE, with differences in SPICE; exit status 1 below --least."""
     from memprop.flow.check_equilibrium import check_equilibrium  # noqa: PLC0415
 
-    try:
-        numbers = [int(part) for part in sizes.split("-")]
-    except ValueError:
-        numbers = []
-    if len(numbers) < 2 or min(numbers) < 1 or numbers[-1] < 2:
-        raise typer.BadParameter(f"sizes '{sizes}': give numbers with dashes, 2 outputs or more, e.g. 16-6-4.")
     if not check_equilibrium(
-        numbers, out, console, samples=samples, beta=beta, seed=seed, least=least, engine_name=engine
+        _sizes(sizes), out, console, samples=samples, beta=beta, seed=seed, least=least, engine_name=engine
     ):
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Local learning")
+def check_eqspike(
+    sizes: Annotated[str, typer.Option(help="Inputs, hidden neurons, outputs, with dashes.")] = "6-8-3",
+    neuron: Annotated[
+        str, typer.Option(help="packet: charge-packet reset; switch: a threshold-switch memristor.")
+    ] = "packet",
+    samples: Annotated[int, typer.Option(help="Samples.", min=1)] = 6,
+    lengths: Annotated[tuple[float, float], typer.Option(help="Lengths of the two phases in us.")] = (200.0, 120.0),
+    seed: Annotated[int, typer.Option(help="Seed of conductances and samples.", min=0)] = 0,
+    engine: EngineName = "ngspice",
+    out: Annotated[Path, typer.Option(help="Folder of table and figure.")] = Path("runs/check_eqspike"),
+) -> None:
+    """Compare EqSpike's update, measured in SPICE, with its formula and with rates; exit status 1 if it is off."""
+    from memprop.flow import check_eqspike as check  # noqa: PLC0415
+
+    if neuron not in check.NEURONS:
+        raise typer.BadParameter(f"neuron '{neuron}' is unknown. Known: {', '.join(check.NEURONS)}.")
+    if min(lengths) < 1.0:
+        raise typer.BadParameter(f"lengths {lengths[0]:g} and {lengths[1]:g} us: give 1 us or more.")
+    times = (1e-6 * lengths[0], 1e-6 * lengths[1])
+    if not check.check_eqspike(
+        _sizes(sizes, 3), out, console, neuron=neuron, samples=samples, lengths=times, seed=seed, engine_name=engine
+    ):
+        raise typer.Exit(1)
+
+
+def _sizes(text: str, count: int | None = None) -> list[int]:
+    """Return the numbers of a text as 16-6-4; 2 outputs or more, and ``count`` numbers where that is given."""
+    try:
+        numbers = [int(part) for part in text.split("-")]
+    except ValueError:
+        numbers = []
+    if len(numbers) < 2 or min(numbers) < 1 or numbers[-1] < 2 or len(numbers) != (count or len(numbers)):
+        what = f"{count} numbers" if count else "numbers"
+        raise typer.BadParameter(f"sizes '{text}': give {what} with dashes, 2 outputs or more, e.g. 16-6-4.")
+    return numbers

@@ -52,9 +52,7 @@ class Waves:
     """Of the layer's inputs, ``[T, B, inputs]``."""
 
 
-def run_layer(
-    weight: Tensor, bias: Tensor, arriving: Tensor, neuron: BioGradNeuron, *, coupled: bool = False
-) -> Waves:
+def run_layer(weight: Tensor, bias: Tensor, arriving: Tensor, neuron: BioGradNeuron, *, coupled: bool = False) -> Waves:
     """Run one layer: weight ``[inputs, neurons]``, bias ``[neurons]``, arriving spikes ``[T, B, inputs]``.
 
     ``coupled`` takes from the current of each neuron its mean over steps and samples, as a coupling capacitor does.

@@ -1,0 +1,40 @@
+"""Decks of spiking networks that learn by EqSpike: one sample, from one end of its phases to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memprop.circuit.eqspike import EqSpikeNetwork, eqspike_sections, presentation_section
+from memprop.deck.deck import Deck, Transient
+from memprop.deck.models import cell_models
+from memprop.deck.ngspice import DEFAULT_OPTIONS, section_text
+
+Floats = NDArray[np.float64]
+MAX_STEP = 1e-7
+"""Longest time step in s: a fraction of the shortest spike."""
+
+
+def eqspike_deck(
+    network: EqSpikeNetwork, inputs: Floats, target: Floats, nudges: Sequence[float], ends: Sequence[float], membranes: Floats
+) -> Deck:  # fmt: skip
+    """Return the deck of one sample, see `presentation_section`; ``membranes`` in the beginning in V, ``[hidden + outputs]``.
+
+    Kept are spikes, movements, all accumulators, and the currents of the lines' drivers.
+
+    Raises
+    ------
+    InputError: shapes do not fit the network.
+    """
+    models, _ = cell_models(network.cells)
+    sections = (
+        *eqspike_sections(network, membranes),
+        presentation_section(network, inputs, target, nudges, ends),
+    )
+    files = models | {section.file: section_text(section) for section in sections}
+    nodes = [*network.nodes("spk"), *network.nodes("mov"), *network.nodes("acc"), *sum(network.sums(), []), "learn"]
+    return Deck(
+        f"{network.name}, EqSpike", files, Transient(ends[-1], MAX_STEP), tuple(nodes), tuple(network.drivers()), DEFAULT_OPTIONS
+    )  # fmt: skip
