@@ -23,17 +23,15 @@ PORTS = {
     "synapse": ("rp", "rn", "col"),
     "bidirectional": ("node", "row", "ref"),
     "rate": ("in", "mem", "spike", "ref"),
-    "trace": ("spike", "moving", "ref"),
-    "accumulator": ("pre", "pre_moving", "post", "post_moving", "gate", "sum", "ref"),
 }
-"""Ports of each kind of cell, in order."""
+"""Ports of each kind of cell but parts, in order."""
 RAILS = ("e1", "e2")
 """Supply rails of a neuron, in the order of its ports."""
 
 
-Kind = Literal["neuron", "synapse", "bidirectional", "rate", "trace", "accumulator"]
-"""A spiking neuron, a pair of RRAM cells, a neuron that also sends currents back, one with an output of spikes, whose rate counts, and
-what learns from these: the trace of a rate, and the accumulator at a synapse."""
+Kind = Literal["neuron", "synapse", "bidirectional", "rate", "part"]
+"""A spiking neuron, a pair of RRAM cells, a neuron that also sends currents back, one with an output of spikes, whose rate counts, and a
+part of a circuit that learns, whose card alone says its ports."""
 
 
 class Supply(Strict):
@@ -296,7 +294,7 @@ def as_cell(cell: Cell | SubCircuit | str, kind: Kind, like: str) -> Cell:
 
 def _checked(cell: Cell) -> Cell:
     ports = tuple(str(node).lower() for node in cell.subcircuit.external_nodes)
-    expected = PORTS[cell.card.kind]
+    expected = PORTS.get(cell.card.kind, cell.card.ports)
     if ports != expected or cell.card.ports != expected:
         raise InputError(
             f"cell '{cell.name}' has ports {' '.join(ports)} and its card {' '.join(cell.card.ports)}; "

@@ -117,6 +117,21 @@ def check_eqspike(
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel="Local learning")
+def check_biograd(
+    sizes: Annotated[str, typer.Option(help="Inputs, hidden neurons, outputs, with dashes.")] = "8-6-4",
+    samples: Annotated[int, typer.Option(help="Samples.", min=1)] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of conductances and samples.", min=0)] = 0,
+    engine: EngineName = "ngspice",
+    out: Annotated[Path, typer.Option(help="Folder of table and figure.")] = Path("runs/check_biograd"),
+) -> None:
+    """Compare BioGrad's update, measured in SPICE, with its formula; exit status 1 if it is off by more than 5 %."""
+    from memprop.flow.check_biograd import check_biograd  # noqa: PLC0415
+
+    if not check_biograd(_sizes(sizes, 3), out, console, samples=samples, seed=seed, engine_name=engine):
+        raise typer.Exit(1)
+
+
 def _sizes(text: str, count: int | None = None) -> list[int]:
     """Return the numbers of a text as 16-6-4; 2 outputs or more, and ``count`` numbers where that is given."""
     try:

@@ -34,7 +34,13 @@ def eqspike_deck(
         presentation_section(network, inputs, target, nudges, ends),
     )
     files = models | {section.file: section_text(section) for section in sections}
-    nodes = [*network.nodes("spk"), *network.nodes("mov"), *network.nodes("acc"), *sum(network.sums(), []), "learn"]
+    nodes = [
+        *network.nodes("spk"),
+        *network.nodes("mov"),
+        *network.nodes("acc"),
+        *(node for row in network.sums() for node in row),
+        "learn",
+    ]
     return Deck(
         f"{network.name}, EqSpike", files, Transient(ends[-1], MAX_STEP), tuple(nodes), tuple(network.drivers()), DEFAULT_OPTIONS
     )  # fmt: skip

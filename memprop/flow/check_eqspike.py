@@ -160,7 +160,12 @@ def _sample(
     ]
     norms = (lengths_of[0] / lengths_of[2], lengths_of[1] / lengths_of[3])
     return SampleCheck(
-        float(max(errors)), (cosines[0], cosines[1]), norms, energies(free, network), energies(shown, network)
+        float(max(errors)),
+        (cosines[0], cosines[1]),
+        norms,
+        energies(free, network),
+        energies(shown, network),
+        _between(shown),
     ), shown
 
 

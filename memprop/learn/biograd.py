@@ -89,16 +89,24 @@ class BioGrad:
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the numbers of output spikes ``[B, classes]``; spikes of inputs are drawn by a seed that depends on sizes alone."""
         generator = torch.Generator().manual_seed(len(inputs))
-        return self._run(inputs, self.shown, generator)[-1].spikes.sum(0)
+        spikes = self._drawn(inputs, self.shown, generator)
+        return run_network(self._layers(), spikes, self.neuron)[-1].spikes.sum(0)
 
     def learn(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
         """Return what eligibilities and dendrites tell, and what sleep tells the feedback. The loss is the cross-entropy of the counts."""
-        waves = self._run(inputs, self.steps, generator)
+        return self._learned(self._drawn(inputs, self.steps, generator), labels, generator)
+
+    def learn_spikes(self, spikes: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Learned:
+        """Return the same of given spikes of the inputs, ``[T, B, inputs]``; ``generator`` is of the noise in sleep."""
+        return self._learned(spikes, labels, generator or torch.Generator())
+
+    def _learned(self, spikes: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
+        waves = run_network(self._layers(), spikes, self.neuron)
         error = error_spikes(waves[-1].spikes, labels, self.start)
         counts = waves[-1].spikes.sum(0)
         back = [self._weight(k) for k in range(self.depth, len(self.conductances))]
         dendrites = [*(error @ b.T for b in back), error]
-        share = 1.0 / (len(inputs) * (self.steps - self.start))
+        share = 1.0 / (len(labels) * (self.steps - self.start))
         found = [self._eligible(wave, dendrite) * share for wave, dendrite in zip(waves, dendrites, strict=True)]
         asleep = [self._slept(k, b, generator) if self.sleep else torch.zeros_like(b) for k, b in enumerate(back)]
         loss = float(functional.cross_entropy(counts, labels))
@@ -110,9 +118,8 @@ class BioGrad:
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         return [(w[:-1], w[-1]) for w in (self._weight(k) for k in range(self.depth))]
 
-    def _run(self, inputs: Tensor, steps: int, generator: torch.Generator) -> list[Waves]:
-        drawn = torch.rand(steps, *inputs.shape, generator=generator)
-        return run_network(self._layers(), (drawn < inputs).float(), self.neuron)
+    def _drawn(self, inputs: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        return (torch.rand(steps, *inputs.shape, generator=generator) < inputs).float()
 
     def _eligible(self, waves: Waves, dendrite: Tensor) -> Tensor:
         """Return the sum over samples of dendrite times eligibility, ``[inputs + 1, neurons]``; bias has inputs of 1."""

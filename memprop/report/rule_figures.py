@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
+from memprop.circuit.biograd import STEP, BioGradNetwork
 from memprop.report.figures import SPICE, TWIN, _figure, _save
 
 Floats = NDArray[np.float64]
@@ -50,4 +52,32 @@ def eqspike_check(
         axis.grid(visible=True, alpha=0.25)
     left.legend(frameon=False)
     middle.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.3), fontsize="small")
+    return _save(figure, path)
+
+
+def biograd_check(path: Path, found: xr.Dataset, network: BioGradNetwork, updates: Floats) -> Path:
+    """Draw somata, eligibilities and dendrites of hidden neurons in one sample, and updates ``[formula or measured, synapses]``."""
+    figure, axes = _figure(2, 2, (10.0, 6.2))
+    (soma, eligible), (dendrite, scatter) = axes
+    steps = found["time"].values / STEP
+    near = (network.threshold - network.near, network.threshold + network.near)
+    soma.axhspan(*near, color="0.9", label="near the threshold")
+    soma.axhline(network.threshold, color="0.6", linewidth=0.8)
+    for node in network.layer_nodes("soma", 1)[:3]:
+        soma.plot(steps, found[node].values, linewidth=0.8)
+    soma.legend(frameon=False, loc="lower right")
+    for row in network.eligibilities(0)[:4]:
+        eligible.plot(steps, found[row[0]].values)
+    for node in network.dendrites()[: network.sizes[1]]:
+        dendrite.plot(steps, found[node].values)
+    scatter.plot(*updates, "o", color=SPICE, markersize=3)
+    ends = (float(updates.min()), float(updates.max()))
+    scatter.plot(ends, ends, color=TWIN, linewidth=0.8, label="equal")
+    scatter.legend(frameon=False)
+    soma.set(xlabel="step", ylabel="soma (V)", title="Three hidden neurons")
+    eligible.set(xlabel="step", ylabel="eligibility (V)", title="Four synapses of the first one")
+    dendrite.set(xlabel="step", ylabel="dendrite (V)", title="All hidden neurons")
+    scatter.set(xlabel="formula", ylabel="dendrite x eligibility in SPICE", title="Updates of all synapses and samples")
+    for axis in axes.flat:
+        axis.grid(visible=True, alpha=0.25)
     return _save(figure, path)
