@@ -247,6 +247,15 @@ def test_command_learns_and_goes_on(name: str, tmp_path: Path) -> None:
     assert again["history"] == first["history"]
 
 
+def test_rules_on_the_command_line(tmp_path: Path) -> None:
+    words = ["learn", "ottt", "digits", "--hidden", "24", "--hidden", "16", "--epochs", "1", "--run", str(tmp_path)]
+    found = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, words)
+    assert found.exit_code == 0, found.output
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert (record["rule"], record["needs"]) == ("OTTT", {"phases": 1, "state": "none"})
+    assert record["crossbars"] == [[65, 24], [25, 16], [17, 10]]
+
+
 def test_interrupted_training_ends_the_same(tmp_path: Path) -> None:
     small, data = replace(PRESETS["digits"], hidden=(16,), epochs=2, batch=64, steps=5), load("digits")
     write = WriteBack(small.window, signed=True)
