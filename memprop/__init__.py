@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from memprop.learn.bptt import BPTTConfig, fit
     from memprop.learn.eqspike import EqSpike
     from memprop.learn.equilibrium import EquilibriumPropagation
+    from memprop.learn.online import OTTT, EProp, SurrogateBPTT
     from memprop.learn.rule import Rule
     from memprop.learn.rule_training import RuleConfig, train_rule
     from memprop.learn.training import accuracy, evaluate
@@ -63,6 +64,7 @@ _PUBLIC = {
     "learn.biograd": ("BioGrad",),
     "learn.eqspike": ("EqSpike",),
     "learn.equilibrium": ("EquilibriumPropagation",),
+    "learn.online": ("OTTT", "EProp", "SurrogateBPTT"),
     "learn.rule": ("Rule",),
     "learn.rule_training": ("RuleConfig", "train_rule"),
     "learn.training": ("accuracy", "evaluate"),
@@ -79,6 +81,7 @@ _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
     "MIF",
+    "OTTT",
     "AlphaEncoder",
     "BPTTConfig",
     "BioGrad",
@@ -91,6 +94,7 @@ __all__ = [
     "DeviceModel",
     "DeviceTrace",
     "DeviceTwin",
+    "EProp",
     "EqSpike",
     "EquilibriumPropagation",
     "Farm",
@@ -107,6 +111,7 @@ __all__ = [
     "RuleConfig",
     "SpiceSettings",
     "Spread",
+    "SurrogateBPTT",
     "Twin",
     "Wires",
     "WriteBack",

@@ -16,8 +16,9 @@ from torch import Tensor
 from memprop.errors import InputError
 from memprop.flow.biograd import PRESETS, fresh_crossbars, learn_biograd
 from memprop.learn.biograd import BioGrad
+from memprop.learn.rule import Learned
 from memprop.learn.rule_training import RuleConfig
-from memprop.twin.biograd import BioGradNeuron, Waves, error_spikes, run_layer, run_network
+from memprop.twin.biograd import BioGradNeuron, error_spikes, run_layer
 
 UNIT = 2e-5
 
@@ -35,9 +36,9 @@ class Recorded(BioGrad):
 
     arriving: Tensor
 
-    def _run(self, inputs: Tensor, steps: int, generator: torch.Generator) -> list[Waves]:
-        self.arriving = (torch.rand(steps, *inputs.shape, generator=generator) < inputs).float()
-        return run_network(self._layers(), self.arriving, self.neuron)
+    def _learned(self, spikes: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
+        self.arriving = spikes
+        return super()._learned(spikes, labels, generator)
 
 
 def by_synapse(rule: Recorded, labels: Tensor, resets: bool) -> list[np.ndarray]:

@@ -142,7 +142,8 @@ def two_sides(count: int = 240, seed: int = 0) -> Images:
 def test_training_learns_and_is_the_same_again(tmp_path: Path) -> None:
     data, write = two_sides(), WriteBack(WINDOW, signed=True)
     config = RuleConfig(4, 10, (0.1 * UNIT**2, 0.05 * UNIT**2), optimizer="sgd", decay=0.8)
-    rules = [EqSpike(network((8, 12, 2), 2), UNIT) for _ in range(2)]
+    # Here an output that is silent in the beginning needs the full nudge to begin to spike.
+    rules = [EqSpike(network((8, 12, 2), 2), UNIT, wanted=1.0) for _ in range(2)]
     histories = [
         train_rule(rule, data, config, write, path)
         for rule, path in zip(rules, (None, tmp_path / "c.safetensors"), strict=True)
@@ -150,7 +151,7 @@ def test_training_learns_and_is_the_same_again(tmp_path: Path) -> None:
     assert histories[0].loss == histories[1].loss
     assert rule_accuracy(rules[0], data) >= 0.95
     assert all(torch.equal(a, b) for a, b in zip(rules[0].conductances, rules[1].conductances, strict=True))
-    again = EqSpike(network((8, 12, 2), 2), UNIT)
+    again = EqSpike(network((8, 12, 2), 2), UNIT, wanted=1.0)
     assert train_rule(again, data, config, write, tmp_path / "c.safetensors").loss == histories[0].loss
     assert torch.equal(again.conductances[0], rules[0].conductances[0])
 

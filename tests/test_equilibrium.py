@@ -334,7 +334,7 @@ def test_random_networks_can_be_moved_both_ways() -> None:
     [
         (["learn", "magic"], "unknown rule 'magic'"),
         (["learn", "eqspike", "iris"], "rule eqspike has no data set 'iris'"),
-        (["learn", "eqspike", "digits", "--in-circuit"], "eqspike and biograd learn on the twin"),
+        (["learn", "eqspike", "digits", "--in-circuit"], "eqspike learns on the twin, with one hidden layer"),
         (["learn", "biograd", "digits", "--engine", "vacask"], "--phases, --images and --engine are for ep"),
         (["check-ep", "--sizes", "4-x"], "give numbers with dashes"),
         (["check-ep", "--sizes", "4-3-1"], "2 outputs or more"),

@@ -54,7 +54,7 @@ class EqSpikeNetwork:
         first, second = self.weights
         if first.ndim != 2 or second.ndim != 2 or second.shape[0] != first.shape[1] + 1:
             raise InputError(
-                f"network {self.name}: crossbars {first.shape} and {second.shape}; the second needs one row more than the first has columns."
+                f"network {self.name}: crossbars {first.shape} and {second.shape}; the second needs one more row than the first columns."
             )
         if not positive(self.unit, self.read, self.fast) or not self.fast < self.slow:
             raise InputError(

@@ -16,8 +16,8 @@ def learn(
     rule: Annotated[
         str,
         typer.Argument(
-            help="ep: equilibrium propagation on a resistive network. eqspike: its spiking form, biograd: learned feedback, both on "
-            "the twin."
+            help="ep: equilibrium propagation on a resistive network. eqspike: its spiking form, biograd: learned feedback; eprop, "
+            "eprop-random, ottt and bptt: forward in time, and their reference; these on the twin."
         ),
     ],
     dataset: Annotated[str, typer.Argument(help="digits, mnist or fashion; ep also iris.")] = "digits",
@@ -42,9 +42,10 @@ def learn(
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<rule>_<dataset>.")] = None,
 ) -> None:
     """Train with a rule that uses local quantities only. Interrupt it, the same command goes on after the last finished epoch."""
-    from memprop.flow import biograd, eqspike, equilibrium  # noqa: PLC0415 - --help must be quick
+    from memprop.flow import biograd, eqspike, equilibrium, online  # noqa: PLC0415 - --help must be quick
 
     presets = {"ep": equilibrium.PRESETS, "eqspike": eqspike.PRESETS, "biograd": biograd.PRESETS}
+    presets |= dict.fromkeys(online.RULES, online.PRESETS)
     if rule not in presets:
         raise typer.BadParameter(f"unknown rule '{rule}'. Known: {', '.join(presets)}.")
     if dataset not in presets[rule]:
@@ -54,13 +55,17 @@ def learn(
         if phases != "symmetric" or images is not None or engine != "ngspice":
             raise typer.BadParameter("--phases, --images and --engine are for ep.")
         if in_circuit or (rule == "eqspike" and hidden and len(hidden) > 1):
-            raise typer.BadParameter("eqspike and biograd learn on the twin, eqspike with one hidden layer.")
+            raise typer.BadParameter(
+                f"{rule} learns on the twin{', with one hidden layer' if rule == 'eqspike' else ''}."
+            )
         sizes = None if not hidden else hidden[0] if rule == "eqspike" else tuple(hidden)
         given = {"hidden": sizes, "epochs": epochs}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         changes |= {"seed": seed, "levels": levels, "noise": noise}
         if rule == "eqspike":
             eqspike.learn_eqspike(replace(eqspike.PRESETS[dataset], **changes), where, console)
+        elif rule in online.RULES:
+            online.learn_online(rule, replace(online.PRESETS[dataset], **changes), where, console)
         else:
             biograd.learn_biograd(replace(biograd.PRESETS[dataset], **changes), where, console)
         return
@@ -129,6 +134,28 @@ def check_biograd(
     from memprop.flow.check_biograd import check_biograd  # noqa: PLC0415
 
     if not check_biograd(_sizes(sizes, 3), out, console, samples=samples, seed=seed, engine_name=engine):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Local learning")
+def check_online(
+    hidden: Annotated[
+        list[int] | None, typer.Option(help="Neurons of a hidden layer; repeat for more; default 32.", min=1)
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="digits, mnist or fashion.")] = "digits",
+    samples: Annotated[int, typer.Option(help="Samples, each of which is compared alone.", min=1)] = 50,
+    steps: Annotated[int, typer.Option(help="Steps of a sample.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of conductances, samples and spikes.", min=0)] = 0,
+    least: Annotated[float, typer.Option(help="Least mean cosine that holds where it must be high.")] = 0.97,
+    out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("runs/check_online"),
+) -> None:
+    """Compare gradients of e-prop and OTTT with backpropagation through time on a random network; exit status 1 below --least."""
+    from memprop.flow import check_online, online  # noqa: PLC0415 - --help must be quick
+
+    if dataset not in online.PRESETS:
+        raise typer.BadParameter(f"no data set '{dataset}'. Known: {', '.join(online.PRESETS)}.")
+    settings = replace(online.PRESETS[dataset], hidden=tuple(hidden or [32]), steps=steps, seed=seed)
+    if not check_online.check_online(settings, out, console, samples=samples, least=least):
         raise typer.Exit(1)
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from memprop.data.sets import Images, load
-from memprop.flow.rule_learning import PairSettings, learn_on_twin
+from memprop.flow.rule_learning import PairSettings, learn_on_twin, random_chain
 from memprop.learn.biograd import BioGrad
 from memprop.twin.biograd import BioGradNeuron
 
@@ -46,16 +43,8 @@ PRESETS: Mapping[str, BioGradSettings] = {
 
 def fresh_crossbars(settings: BioGradSettings, data: Images) -> list[Tensor]:
     """Return signed conductances in S: normal weights, no bias, and feedback at random, as long as the product that it stands for."""
-    rng = np.random.default_rng(settings.seed)
     sizes = (data.rows, *settings.hidden, data.classes)
-    weights = [rng.normal(0.0, 0.5 * np.sqrt(2.0 / rows), (rows, columns)) for rows, columns in pairwise(sizes)]
-    product, feedback = np.eye(data.classes), []
-    for weight in reversed(weights[1:]):
-        product = weight @ product
-        drawn = rng.normal(size=product.shape)
-        feedback.insert(0, drawn * np.linalg.norm(product) / np.linalg.norm(drawn))
-    layers = [np.vstack([weight, np.zeros(weight.shape[1])]) for weight in weights]
-    return [torch.from_numpy(settings.unit * g) for g in (*layers, *feedback)]
+    return random_chain(sizes, 0.5, settings.unit, settings.seed, feedback=True)
 
 
 def learn_biograd(settings: BioGradSettings, run: Path, console: Console) -> dict[str, Any]:

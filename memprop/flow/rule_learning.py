@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from memprop.conductance.pair import ConductanceRange
 from memprop.conductance.write_back import WriteBack
@@ -62,6 +65,22 @@ class PairSettings:
     def write(self) -> WriteBack:
         """Return how pairs are written."""
         return WriteBack(self.window, self.levels, signed=True, noise=self.noise)
+
+
+def random_chain(sizes: Sequence[int], gain: float, unit: float, seed: int, *, feedback: bool = False) -> list[Tensor]:
+    """Return signed conductances in S of layers ``[inputs + 1, neurons]``: normal weights of ``gain`` sqrt(2 / inputs), no bias.
+
+    ``feedback``: then come crossbars ``[neurons, classes]`` of all hidden layers, at random, as long as the product of those above.
+    """
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(0.0, gain * np.sqrt(2.0 / rows), (rows, columns)) for rows, columns in pairwise(sizes)]
+    product, back = np.eye(sizes[-1]), []
+    for weight in reversed(weights[1:] if feedback else []):
+        product = weight @ product
+        drawn = rng.normal(size=product.shape)
+        back.insert(0, drawn * np.linalg.norm(product) / np.linalg.norm(drawn))
+    layers = [np.vstack([weight, np.zeros(weight.shape[1])]) for weight in weights]
+    return [torch.from_numpy(unit * g) for g in (*layers, *back)]
 
 
 def trained(

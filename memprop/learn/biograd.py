@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from memprop.errors import InputError, positive
+from memprop.learn.chain import depth_of_chain, drawn_spikes
 from memprop.learn.rule import Learned, Needs
 from memprop.twin.biograd import BioGradNeuron, Waves, error_spikes, run_network
 
@@ -54,15 +54,7 @@ class BioGrad:
         self, conductances: Sequence[Tensor], unit: float, *, steps: int = 20, start: int = 5, shown: int = 20,
         neuron: BioGradNeuron | None = None, sleep: bool = True,
     ) -> None:  # fmt: skip
-        depth = (len(conductances) + 1) // 2
-        layers, back = conductances[:depth], conductances[depth:]
-        chained = all(after.shape[0] == before.shape[1] + 1 for before, after in pairwise(layers))
-        fed = all(tuple(b.shape) == (g.shape[1], layers[-1].shape[1]) for b, g in zip(back, layers[:-1], strict=False))
-        if len(back) != depth - 1 or not chained or not fed:
-            shapes = ", ".join(str(tuple(g.shape)) for g in conductances)
-            raise InputError(
-                f"BioGrad: crossbars {shapes} are no chain of layers with bias, followed by one feedback per hidden layer."
-            )
+        depth = depth_of_chain("BioGrad", conductances, feedback=True)
         if not positive(unit) or not 0 <= start < steps or shown < 1:
             raise InputError(
                 f"BioGrad: unit = {unit!r} S, steps = {steps!r}, start = {start!r}, shown = {shown!r} do not fit."
@@ -89,12 +81,12 @@ class BioGrad:
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the numbers of output spikes ``[B, classes]``; spikes of inputs are drawn by a seed that depends on sizes alone."""
         generator = torch.Generator().manual_seed(len(inputs))
-        spikes = self._drawn(inputs, self.shown, generator)
+        spikes = drawn_spikes(inputs, self.shown, generator)
         return run_network(self._layers(), spikes, self.neuron)[-1].spikes.sum(0)
 
     def learn(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
         """Return what eligibilities and dendrites tell, and what sleep tells the feedback. The loss is the cross-entropy of the counts."""
-        return self._learned(self._drawn(inputs, self.steps, generator), labels, generator)
+        return self._learned(drawn_spikes(inputs, self.steps, generator), labels, generator)
 
     def learn_spikes(self, spikes: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Learned:
         """Return the same of given spikes of the inputs, ``[T, B, inputs]``; ``generator`` is of the noise in sleep."""
@@ -117,9 +109,6 @@ class BioGrad:
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         return [(w[:-1], w[-1]) for w in (self._weight(k) for k in range(self.depth))]
-
-    def _drawn(self, inputs: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        return (torch.rand(steps, *inputs.shape, generator=generator) < inputs).float()
 
     def _eligible(self, waves: Waves, dendrite: Tensor) -> Tensor:
         """Return the sum over samples of dendrite times eligibility, ``[inputs + 1, neurons]``; bias has inputs of 1."""
