@@ -1,16 +1,13 @@
-"""Spiking networks that learn by BioGrad, as netlists: one hidden layer, clocked, in slots of each time step.
+"""Spiking networks that learn by BioGrad, as netlists: a clocked network (`circuit.clocked`), and what learns.
 
-A step has the slots ``pulse`` (rows of the first crossbar), ``sample`` (hidden somata), then the same of the second crossbar and the
-outputs, eligibilities of both crossbars, ``integrate`` (error neurons), ``latch``, ``send`` (error spikes go through the feedback
-crossbar into the dendrites) and ``reset``. Currents of columns are mirrored into somata, and those of the feedback crossbar into dendrites.
-Capacitors are such that 1 V at a soma is a weight of 1. Nodes: ``x<l>_spk<j>``, ``x<l>_near<j>``, ``x<l>_tr<i>`` (traces of the rows of
-crossbar l - 1), ``e<l>_<i>_<j>`` (eligibilities), ``dend<j>``, ``net<k>`` (dendrites of hidden neurons and outputs), ``count<k>``.
+Each step eligibilities grow while the neuron is near its threshold. From step ``start`` on error neurons integrate (slot ``integrate``),
+fire (``latch``), and send spikes (``send``) through the feedback crossbar into the dendrites. Nodes besides those of the network:
+``x<l>_tr<i>`` (traces of the rows of crossbar l - 1), ``e<l>_<i>_<j>`` (eligibilities), ``dend<j>``, ``net<k>`` (dendrites of hidden
+neurons and outputs), ``count<k>``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,30 +15,27 @@ from numpy.typing import NDArray
 from PySpice.Spice.Netlist import Circuit
 
 from memprop.circuit.cell import Cell, load_cell
+from memprop.circuit.clocked import (
+    EDGE,
+    SLOT,
+    STEP,
+    WIDTH,
+    Somata,
+    check_spikes,
+    clocks,
+    drive_pair,
+    left,
+    levels,
+    mirror,
+    neurons,
+    pairs_of_resistors,
+    time_constant,
+)
 from memprop.circuit.section import Section
 from memprop.conductance.pair import ConductanceRange
 from memprop.errors import InputError, positive
 
 Floats = NDArray[np.float64]
-CLOCKS = {
-    "pulse1": 0,
-    "sample1": 1,
-    "pulse2": 2,
-    "sample2": 3,
-    "elig1": 4,
-    "count": 5,
-    "elig2": 6,
-    "integrate": 7,
-    "latch": 8,
-    "send": 9,
-    "reset": 10,
-}
-"""Slot of a step in which each clock is high. From its pulse to its eligibility it is as long for both crossbars."""
-SLOT, EDGE = 2e-7, 5e-9
-"""Length of a slot and of an edge, in s."""
-WIDTH = SLOT - EDGE - 2 * EDGE
-"""Effective length of a pulse in a slot, in s: edges count half."""
-STEP = 12 * SLOT
 CAPACITANCE = 1e-12
 DENDRITE = 0.05
 """Volts of a dendrite per error spike and weight of 1."""
@@ -101,11 +95,7 @@ class BioGradNetwork:
     @property
     def tau(self) -> float:
         """Time constant of somata and traces in s: they decay by ``decay`` in a step."""
-        return STEP / -math.log(self.decay)
-
-    def left(self, slots: float) -> float:
-        """Return what a charge of 1, spread over one slot, has left ``slots`` after the end of the slot."""
-        return self.tau / SLOT * (1.0 - math.exp(-SLOT / self.tau)) * math.exp(-slots * SLOT / self.tau)
+        return time_constant(self.decay)
 
     def rows(self, layer: int) -> int:
         """Return the number of rows of a crossbar, with the one of bias."""
@@ -136,76 +126,42 @@ def biograd_sections(network: BioGradNetwork, start: int) -> tuple[Section, ...]
 
 
 def _crossbars(network: BioGradNetwork) -> Circuit:
-    top = Circuit("crossbars")
-    for k, weight in enumerate(network.weights):
-        rows, columns = (f"x{k}_row", f"x{k + 1}_col") if k < 2 else ("err", "dcol")
-        # The feedback crossbar has a row per class and a column per hidden neuron.
-        pairs = [1.0 / (g if k < 2 else g.T) for g in network.window.to_pair(weight)]
-        for i in range(pairs[0].shape[0]):
-            for j in range(pairs[0].shape[1]):
-                for sign, r in zip("pn", pairs, strict=True):
-                    top.R(f"{k}_{i}_{j}_{sign}", f"{rows}{i}_{sign}", f"{columns}{j}", repr(float(r[i, j])))
+    top, (first, second, back) = Circuit("crossbars"), network.weights
+    pairs_of_resistors(top, "0", first, network.window, "x0_row", "x1_col")
+    pairs_of_resistors(top, "1", second, network.window, "x1_row", "x2_col")
+    # The feedback crossbar has a row per class and a column per hidden neuron.
+    pairs_of_resistors(top, "2", back.T, network.window, "err", "dcol")
     return top
 
 
 def _clocks(start: int) -> Circuit:
-    top = Circuit("clocks")
-    for name, slot in CLOCKS.items():
-        high = SLOT - 4 * EDGE
-        pulse = f"pulse(0 1 {slot * SLOT + EDGE!r} {EDGE!r} {EDGE!r} {high!r} {STEP!r})"
-        top.V(f"_{name}", name, top.gnd, pulse)
-    begin = start * STEP - SLOT
-    late = "1" if start == 0 else f"pwl(0 0 {begin!r} 0 {begin + EDGE!r} 1)"
-    top.V("_late", "late", top.gnd, late)
+    top, begin = clocks(), start * STEP - SLOT
+    top.V("_late", "late", top.gnd, 1 if start == 0 else f"pwl(0 0 {begin!r} 0 {begin + EDGE!r} 1)")
     top.BehavioralSource("_learn", "learn", top.gnd, v="v(integrate)*v(late)")
     return top
 
 
 def _neurons(network: BioGradNetwork) -> Circuit:
     top, current = Circuit("neurons"), network.unit * network.read
-    # 1 V at a soma, when its sampling ends, is a pulse through a weight of 1.
-    c = current * WIDTH * network.left(1.0 - 1.5 * EDGE / SLOT)
-    given = {
-        "c": repr(c),
-        "rleak": repr(network.tau / c),
-        "th": repr(network.threshold),
-        "window": repr(network.near),
-        "slot": repr(WIDTH),
-    }
+    somata = Somata(network.decay, network.threshold, network.near)
     for layer in (1, 2):
         for i in range(network.rows(layer - 1)):
             bit = "1" if i == network.sizes[layer - 1] else f"v(bit{i})" if layer == 1 else f"v(x1_spk{i})"
-            top.BehavioralSource(
-                f"_x{layer - 1}_pulse{i}", f"x{layer - 1}_pulse{i}", top.gnd, v=f"{bit}*v(pulse{layer})"
-            )
-            _drive(top, f"x{layer - 1}_row{i}", f"x{layer - 1}_pulse{i}", network.read)
+            pulse = f"x{layer - 1}_pulse{i}"
+            top.BehavioralSource(f"_{pulse}", pulse, top.gnd, v=f"{bit}*v(pulse{layer})")
+            drive_pair(top, f"x{layer - 1}_row{i}", pulse, network.read)
         for j in range(network.sizes[layer]):
-            _ground(top, f"x{layer}_col{j}", f"x{layer}_soma{j}")
-            ports = (f"x{layer}_soma{j}", f"x{layer}_spk{j}", f"x{layer}_near{j}", f"sample{layer}", "reset", top.gnd)
-            top.X(f"_x{layer}_{j}", "clocked_neuron", *ports, **given)
+            mirror(top, f"x{layer}_col{j}", f"x{layer}_soma{j}")
+        neurons(top, layer, network.sizes[layer], somata, current)
     return top
-
-
-def _drive(top: Circuit, row: str, pulse: str, read: float) -> None:
-    """Drive both rows of pairs, at plus and minus a pulse."""
-    for sign, end in ((1.0, "p"), (-1.0, "n")):
-        top.VoltageControlledVoltageSource(
-            f"_{row}_{end}", f"{row}_{end}", top.gnd, pulse, top.gnd, voltage_gain=repr(sign * read)
-        )
-
-
-def _ground(top: Circuit, column: str, into: str) -> None:
-    """Hold a column at ground and mirror its current into a node."""
-    top.V(f"_{column}", column, top.gnd, 0)
-    top.CurrentControlledCurrentSource(f"_{column}", top.gnd, into, f"v_{column}", current_gain=1)
 
 
 def _learning(network: BioGradNetwork) -> Circuit:
     top, (_, hidden, classes) = Circuit("learning"), network.sizes
     current, c = network.unit * network.read, CAPACITANCE
-    trace = {"c": repr(c), "rleak": repr(network.tau / c), "drive": repr(c / (WIDTH * network.left(0.0)))}
+    trace = {"c": repr(c), "rleak": repr(network.tau / c), "drive": repr(c / (WIDTH * left(network.tau, 0.0)))}
     # A trace of 1 right after its pulse has this mean in the slot of eligibilities, which begins three slots later.
-    mean = network.left(3.0)
+    mean = left(network.tau, 3.0)
     for layer in (1, 2):
         for i, row in enumerate(network.eligibilities(layer - 1)):
             top.X(f"_x{layer}_tr{i}", "leaky_trace", f"x{layer - 1}_pulse{i}", f"x{layer}_tr{i}", top.gnd, **trace)
@@ -217,10 +173,10 @@ def _learning(network: BioGradNetwork) -> Circuit:
         _integrate(top, f"count{k}", f"{c / WIDTH!r}*v(count)*v(x2_spk{k})", c)
         top.BehavioralSource(f"_wrong{k}", f"wrong{k}", top.gnd, v=f"exp(v(count{k}))/({odds})-v(wanted{k})")
         top.X(f"_err{k}", "error_neuron", f"wrong{k}", "learn", "latch", "send", f"espk{k}", top.gnd, slot=repr(WIDTH))
-        _drive(top, f"err{k}", f"espk{k}", network.read)
+        drive_pair(top, f"err{k}", f"espk{k}", network.read)
         _integrate(top, f"net{k}", f"{DENDRITE * c / WIDTH!r}*v(espk{k})", c)
     for j in range(hidden):
-        _ground(top, f"dcol{j}", f"dend{j}")
+        mirror(top, f"dcol{j}", f"dend{j}")
         _hold(top, f"dend{j}", current * WIDTH / DENDRITE)
     return top
 
@@ -243,25 +199,12 @@ def spikes_section(network: BioGradNetwork, spikes: Floats, label: int) -> Secti
     ------
     InputError: shapes do not fit the network, or there is no such class.
     """
-    if spikes.ndim != 2 or spikes.shape[1] != network.sizes[0] or not len(spikes) or not np.isin(spikes, (0, 1)).all():
-        raise InputError(
-            f"network {network.name}: spikes {spikes.shape}; give 0 and 1 of shape [steps, {network.sizes[0]}]."
-        )
+    check_spikes(network.name, spikes, network.sizes[0])
     if not 0 <= label < network.sizes[2]:
         raise InputError(f"network {network.name}: label {label!r}; it has classes 0 to {network.sizes[2] - 1}.")
     top = Circuit("presentation")
     for i in range(network.sizes[0]):
-        top.V(f"_bit{i}", f"bit{i}", top.gnd, _bits(spikes[:, i]))
+        top.V(f"_bit{i}", f"bit{i}", top.gnd, levels(spikes[:, i]))
     for k in range(network.sizes[2]):
         top.V(f"_wanted{k}", f"wanted{k}", top.gnd, int(k == label))
     return Section("presentation.inc", "one sample", (), top)
-
-
-def _bits(values: Sequence[float] | Floats) -> str:
-    """Return a source that has each value for one step; it changes in the last slot, where nobody reads it."""
-    points = [(0.0, values[0])]
-    for k in range(1, len(values)):
-        if values[k] != values[k - 1]:
-            end = k * STEP - SLOT / 2
-            points += [(end, values[k - 1]), (end + EDGE, values[k])]
-    return f"pwl({' '.join(f'{t!r} {int(v)}' for t, v in points)})"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memprop.circuit.biograd import DENDRITE, ELIGIBILITY, BioGradNetwork
 from memprop.conductance.pair import ConductanceRange
-from memprop.deck.biograd import biograd_deck
+from memprop.deck.clocked import biograd_deck
 from memprop.files import ensure_folder, write_json
 from memprop.learn.biograd import BioGrad
 from memprop.report.progress import progress

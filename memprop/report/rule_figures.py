@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from memprop.circuit.biograd import STEP, BioGradNetwork
+from memprop.circuit.biograd import BioGradNetwork
+from memprop.circuit.clocked import STEP
 from memprop.report.figures import SPICE, TWIN, _figure, _save
 
 Floats = NDArray[np.float64]

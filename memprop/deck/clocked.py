@@ -1,11 +1,12 @@
-"""Decks of spiking networks that learn by BioGrad: one sample, all of its steps."""
+"""Decks of clocked networks: one sample, all of its steps, with what learns by BioGrad or without."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memprop.circuit.biograd import SLOT, STEP, BioGradNetwork, biograd_sections, spikes_section
+from memprop.circuit.biograd import BioGradNetwork, biograd_sections, spikes_section
+from memprop.circuit.clocked import SLOT, STEP, ClockedNetwork, clocked_sections, input_section
 from memprop.deck.deck import Deck, Transient
 from memprop.deck.ngspice import DEFAULT_OPTIONS, section_text
 
@@ -29,3 +30,17 @@ def biograd_deck(network: BioGradNetwork, spikes: Floats, label: int, start: int
     return Deck(
         f"{network.name}, BioGrad", files, Transient(len(spikes) * STEP, SLOT / 4), tuple(nodes), options=DEFAULT_OPTIONS
     )  # fmt: skip
+
+
+def clocked_deck(network: ClockedNetwork, spikes: Floats) -> Deck:
+    """Return the deck of one sample of a network that learns elsewhere: spikes ``[steps, inputs]``; kept are somata and spikes.
+
+    Raises
+    ------
+    InputError: the shape does not fit the network.
+    """
+    sections = (*clocked_sections(network), input_section(network, spikes))
+    files = {section.file: section_text(section) for section in sections}
+    nodes = [f"x{layer}_{what}{j}" for layer in (1, 2) for what in ("soma", "spk") for j in range(network.sizes[layer])]
+    stop = len(spikes) * STEP
+    return Deck(f"{network.name}, clocked", files, Transient(stop, SLOT / 4), tuple(nodes), options=DEFAULT_OPTIONS)
