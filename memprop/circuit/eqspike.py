@@ -125,7 +125,7 @@ def _crossbars(network: EqSpikeNetwork) -> Circuit:
             for j in range(weight.shape[1]):
                 for sign, r in zip("pn", pairs, strict=True):
                     top.R(f"{layer}_{i}_{j}_{sign}", f"{row}_{sign}", f"x{layer + 1}_col{j}", repr(float(r[i, j])))
-    total = sum(network.window.to_pair(network.weights[1]))
+    total = np.add(*network.window.to_pair(network.weights[1]))
     for j in range(network.sizes[1]):
         top.R(f"_x1_row{j}_r", f"x1_row{j}_r", top.gnd, repr(float(1.0 / total[j].sum())))
     for k in range(network.sizes[2]):

@@ -159,6 +159,46 @@ def check_online(
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel="Local learning")
+def compare_rules(
+    rules: Annotated[
+        list[str] | None, typer.Argument(help="Default all: ep eqspike biograd eprop eprop-random ottt bptt.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="digits, mnist or fashion.")] = "digits",
+    hidden: Annotated[int, typer.Option(help="Hidden nodes.", min=1)] = 32,
+    seeds: Annotated[int, typer.Option(help="Trainings of each rule.", min=1)] = 3,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training samples; default those of the presets.", min=1)
+    ] = None,
+    images: Annotated[
+        int, typer.Option(help="Test samples that the first seed's networks answer in SPICE.", min=0)
+    ] = 20,
+    levels: Annotated[
+        int, typer.Option(help="Conductances of a cell, where written updates are compared.", min=2)
+    ] = 64,
+    engine: EngineName = "ngspice",
+    out: Annotated[Path, typer.Option(help="Folder of table, figure and checkpoints.")] = Path("runs/compare_rules"),
+) -> None:
+    """Train each rule on the same task; print accuracy on twin and in SPICE, cosines to true gradients, needs and energy."""
+    from memprop.flow import compare_rules as compare  # noqa: PLC0415
+
+    names = rules or list(compare.RULES)
+    if unknown := [name for name in names if name not in compare.RULES]:
+        raise typer.BadParameter(f"unknown rule '{unknown[0]}'. Known: {', '.join(compare.RULES)}.")
+    compare.compare_rules(
+        names,
+        dataset,
+        out,
+        console,
+        hidden=hidden,
+        seeds=seeds,
+        epochs=epochs,
+        images=images,
+        levels=levels,
+        engine_name=engine,
+    )
+
+
 def _sizes(text: str, count: int | None = None) -> list[int]:
     """Return the numbers of a text as 16-6-4; 2 outputs or more, and ``count`` numbers where that is given."""
     try:

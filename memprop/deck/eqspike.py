@@ -18,29 +18,24 @@ MAX_STEP = 1e-7
 
 
 def eqspike_deck(
-    network: EqSpikeNetwork, inputs: Floats, target: Floats, nudges: Sequence[float], ends: Sequence[float], membranes: Floats
+    network: EqSpikeNetwork, inputs: Floats, target: Floats, nudges: Sequence[float], ends: Sequence[float], membranes: Floats,
+    *, learning: bool = True,
 ) -> Deck:  # fmt: skip
     """Return the deck of one sample, see `presentation_section`; ``membranes`` in the beginning in V, ``[hidden + outputs]``.
 
-    Kept are spikes, movements, all accumulators, and the currents of the lines' drivers.
+    Kept are spikes, the currents of the lines' drivers, and with ``learning`` the gate and all accumulators.
 
     Raises
     ------
     InputError: shapes do not fit the network.
     """
     models, _ = cell_models(network.cells)
-    sections = (
-        *eqspike_sections(network, membranes),
-        presentation_section(network, inputs, target, nudges, ends),
-    )
+    made = eqspike_sections(network, membranes)
+    sections = (*(made if learning else made[:-1]), presentation_section(network, inputs, target, nudges, ends))
     files = models | {section.file: section_text(section) for section in sections}
-    nodes = [
-        *network.nodes("spk"),
-        *network.nodes("mov"),
-        *network.nodes("acc"),
-        *(node for row in network.sums() for node in row),
-        "learn",
-    ]
+    nodes = network.nodes("spk")
+    if learning:
+        nodes = [*nodes, *network.nodes("acc"), *(node for row in network.sums() for node in row), "learn"]
     return Deck(
         f"{network.name}, EqSpike", files, Transient(ends[-1], MAX_STEP), tuple(nodes), tuple(network.drivers()), DEFAULT_OPTIONS
     )  # fmt: skip

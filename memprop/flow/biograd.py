@@ -13,6 +13,7 @@ from torch import Tensor
 from memprop.data.sets import Images, load
 from memprop.flow.rule_learning import PairSettings, learn_on_twin, random_chain
 from memprop.learn.biograd import BioGrad
+from memprop.learn.rule_training import RuleConfig
 from memprop.twin.biograd import BioGradNeuron
 
 
@@ -47,19 +48,29 @@ def fresh_crossbars(settings: BioGradSettings, data: Images) -> list[Tensor]:
     return random_chain(sizes, 0.5, settings.unit, settings.seed, feedback=True)
 
 
-def learn_biograd(settings: BioGradSettings, run: Path, console: Console) -> dict[str, Any]:
-    """Train on the twin, see `learn_on_twin`; also tell the angles of the feedback before and after."""
-    data = load(settings.dataset)
-    rule = BioGrad(
+def rule_on(settings: BioGradSettings, data: Images) -> BioGrad:
+    """Return the rule on a fresh network."""
+    return BioGrad(
         fresh_crossbars(settings, data), settings.unit, steps=settings.steps, start=settings.start, shown=settings.shown,
         neuron=settings.neuron,
     )  # fmt: skip
-    before, depth, (hidden, last, back) = rule.angles(), len(settings.hidden), settings.rates
+
+
+def config_of(settings: BioGradSettings) -> RuleConfig:
+    """Return the settings of the training: rates and momentum of all crossbars."""
+    depth, (hidden, last, back) = len(settings.hidden), settings.rates
     momentum = (*[settings.momentum] * (depth + 1), *[0.0] * depth)
-    config = settings.config((*[hidden] * depth, last, *[back] * depth), momentum)
+    return settings.config((*[hidden] * depth, last, *[back] * depth), momentum)
+
+
+def learn_biograd(settings: BioGradSettings, run: Path, console: Console) -> dict[str, Any]:
+    """Train on the twin, see `learn_on_twin`; also tell the angles of the feedback before and after."""
+    data = load(settings.dataset)
+    rule = rule_on(settings, data)
+    before = rule.angles()
 
     def angles() -> dict[str, str]:
         words = [f"{first:.0f} before, {after:.0f} after" for first, after in zip(before, rule.angles(), strict=True)]
         return {"angles of the feedback (degrees)": "; ".join(words)}
 
-    return learn_on_twin(rule, data, config, settings, run, console, angles)
+    return learn_on_twin(rule, data, config_of(settings), settings, run, console, angles)

@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from memprop.circuit.biograd import DENDRITE, ELIGIBILITY, BioGradNetwork
 from memprop.conductance.pair import ConductanceRange
 from memprop.deck.clocked import biograd_deck
 from memprop.files import ensure_folder, write_json
-from memprop.learn.biograd import BioGrad
+from memprop.learn.biograd import BioGrad, surrogate_gradient
 from memprop.report.progress import progress
 from memprop.report.rule_figures import biograd_check
 from memprop.spice.engine import Engine, make_engine
@@ -67,41 +66,6 @@ def measured_updates(found: Recording, network: BioGradNetwork) -> tuple[Floats,
     return updates[0], updates[1]
 
 
-class _Window(torch.autograd.Function):
-    """A step whose derivative is 1 within a window."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, v: Tensor, near: float) -> Tensor:
-        ctx.save_for_backward(v)
-        ctx.near = near  # pyright: ignore[reportAttributeAccessIssue]
-        return (v > 0).to(v)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        (v,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        return grads[0] * (v.abs() < ctx.near).to(v), None  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def surrogate_gradient(network: BioGradNetwork, spikes: Floats, label: int) -> tuple[Floats, Floats]:
-    """Return the gradient of the cross-entropy of counts, a mean over the steps of feedback, by backpropagation through time.
-
-    Derivatives of spikes are 1 in the window, resets have none.
-    """
-    layers = [torch.tensor(w / network.unit, requires_grad=True) for w in network.weights[:2]]
-    arriving = torch.tensor(spikes)
-    for weight in layers:
-        v, fired, found = torch.zeros(weight.shape[1], dtype=torch.float64), torch.zeros(weight.shape[1]), []
-        for x in arriving:
-            v = network.decay * v * (1.0 - fired.detach()) + x @ weight[:-1] + weight[-1]
-            fired = _Window.apply(v - network.threshold, network.near)
-            found.append(fired)
-        arriving = torch.stack(found)
-    counts = arriving.cumsum(0)[START:]
-    loss = torch.nn.functional.cross_entropy(counts, torch.full((len(counts),), label))
-    first, second = torch.autograd.grad(loss, layers)
-    return first.numpy(), second.numpy()
-
-
 def check_biograd(
     sizes: Sequence[int], out: Path, console: Console, *, samples: int, seed: int, engine_name: str
 ) -> bool:
@@ -134,7 +98,10 @@ def _sample(
 ) -> tuple[SampleCheck, Recording, Floats]:
     found = engine.run(biograd_deck(network, spikes, label, START))
     measured, (formula, twin_counts) = measured_updates(found, network), _formula(network, spikes, label)
-    true = surrogate_gradient(network, spikes, label)
+    neuron = BioGradNeuron(network.decay, network.threshold, network.near)
+    weights = [torch.from_numpy(w / network.unit) for w in network.weights[:2]]
+    given = torch.from_numpy(spikes)[:, None], torch.tensor([label])
+    true = [g.numpy() for g in surrogate_gradient(weights, *given, START, neuron)]
     counts = tuple(float(found[f"count{k}"].values[-1]) for k in range(network.sizes[2]))
     largest = max(float(np.abs(f).max()) for f in formula) or 1.0
     errors = [float(np.abs(m - f).max()) / largest for m, f in zip(measured, formula, strict=True)]

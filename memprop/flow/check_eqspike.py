@@ -80,7 +80,8 @@ def rate_updates(
         ends.append((low, high))
     (low_p, high_p), (low_m, high_m) = ends
     hidden = (low_p - low_m) / (2 * nudge)
-    return np.outer(inputs, hidden), (np.outer(low_p, high_p) - np.outer(low_m, high_m)) / (2 * nudge)
+    pairs = (np.outer(low_p, high_p) - np.outer(low_m, high_m)) / (2 * nudge)
+    return np.asarray(np.outer(inputs, hidden), dtype=np.float64), np.asarray(pairs, dtype=np.float64)
 
 
 def grown(measured: Measured, inputs: Floats, nudge: float) -> tuple[Floats, Floats]:

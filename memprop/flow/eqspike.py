@@ -54,11 +54,15 @@ def fresh_conductances(settings: EqSpikeSettings, data: Images) -> list[Tensor]:
     return found
 
 
+def rule_on(settings: EqSpikeSettings, data: Images) -> EqSpike:
+    """Return the rule on a fresh network."""
+    return EqSpike(
+        fresh_conductances(settings, data), settings.unit, nudge=settings.nudge, wanted=settings.wanted, lengths=settings.lengths,
+        dynamics=settings.dynamics,
+    )  # fmt: skip
+
+
 def learn_eqspike(settings: EqSpikeSettings, run: Path, console: Console) -> dict[str, Any]:
     """Train on the twin, see `learn_on_twin`."""
     data = load(settings.dataset)
-    rule = EqSpike(
-        fresh_conductances(settings, data), settings.unit, nudge=settings.nudge, wanted=settings.wanted,
-        lengths=settings.lengths, dynamics=settings.dynamics,
-    )  # fmt: skip
-    return learn_on_twin(rule, data, settings.config(settings.rates), settings, run, console)
+    return learn_on_twin(rule_on(settings, data), data, settings.config(settings.rates), settings, run, console)

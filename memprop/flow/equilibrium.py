@@ -110,7 +110,7 @@ def learn_equilibrium(
         # One sample first: an engine that cannot do it says so before the long work.
         SpiceResistive(network, engine).settle(torch.from_numpy(_volts(settings, data, 1)))
         circuit: Resistive = SpiceResistive(network, engine) if in_circuit else resistive_twin(network)
-        rule = _rule(settings, circuit)
+        rule = rule_on(settings, circuit)
         title = "learning in SPICE" if in_circuit else "learning on the twin"
         write = WriteBack(settings.window, settings.levels, noise=settings.noise)
         history = trained(rule, data, settings.training, write, run, title, console)
@@ -129,7 +129,8 @@ def learn_equilibrium(
     return summary
 
 
-def _rule(settings: EquilibriumSettings, circuit: Resistive) -> EquilibriumPropagation:
+def rule_on(settings: EquilibriumSettings, circuit: Resistive) -> EquilibriumPropagation:
+    """Return the rule on a circuit or its twin."""
     return EquilibriumPropagation(
         circuit, scale=settings.scale, temperature=settings.temperature, beta=settings.beta, phases=settings.phases
     )
@@ -150,7 +151,7 @@ def _write_netlist(deck: Deck, network: ResistiveNetwork, engine: Engine, folder
 def _measured(
     settings: EquilibriumSettings, network: ResistiveNetwork, data: Images, images: int, engine: Engine, console: Console
 ) -> dict[str, Any]:  # fmt: skip
-    twin = _rule(settings, resistive_twin(network))
+    twin = rule_on(settings, resistive_twin(network))
     volts = torch.from_numpy(_volts(settings, data, images))
     labels = torch.from_numpy(data.test.labels[:images]).long()
     with progress("test samples in SPICE", 1, console) as advance:

@@ -13,6 +13,7 @@ from memprop.data.sets import Images, load
 from memprop.errors import InputError
 from memprop.flow.rule_learning import PairSettings, learn_on_twin, random_chain
 from memprop.learn.online import OTTT, EProp, OnlineRule, SurrogateBPTT
+from memprop.learn.rule_training import RuleConfig
 from memprop.twin.leaky import LeakyNeuron
 
 
@@ -59,12 +60,16 @@ def online_rule(name: str, settings: OnlineSettings, data: Images) -> OnlineRule
     return (OTTT if name == "ottt" else SurrogateBPTT)(conductances, settings.unit, **given)
 
 
+def config_of(settings: OnlineSettings, rule: OnlineRule) -> RuleConfig:
+    """Return the settings of the training: rates and momentum of all crossbars."""
+    count, hidden = len(rule.conductances), rule.depth - 1
+    # Feedback gets a rate, as every crossbar must, but no gradient: it stays.
+    rates = [settings.rates[1] if k == hidden else settings.rates[0] for k in range(count)]
+    return settings.config(rates, [settings.momentum] * count)
+
+
 def learn_online(name: str, settings: OnlineSettings, run: Path, console: Console) -> dict[str, Any]:
     """Train on the twin by the rule of this name, see `learn_on_twin`."""
     data = load(settings.dataset)
     rule = online_rule(name, settings, data)
-    count, hidden = len(rule.conductances), rule.depth - 1
-    # Feedback gets a rate, as every crossbar must, but no gradient: it stays.
-    rates = [settings.rates[1] if k == hidden else settings.rates[0] for k in range(count)]
-    config = settings.config(rates, [settings.momentum] * count)
-    return learn_on_twin(rule, data, config, settings, run, console)
+    return learn_on_twin(rule, data, config_of(settings, rule), settings, run, console)

@@ -44,7 +44,7 @@ class Measured:
         """Return the mean of each neuron's spikes between two times in s."""
         inside = np.union1d(self.time[(self.time > start) & (self.time < stop)], (start, stop))
         waves = np.stack([np.interp(inside, self.time, wave) for wave in self.spikes])
-        return np.trapezoid(waves, inside, axis=1) / (stop - start)
+        return np.asarray(np.trapezoid(waves, inside, axis=1)) / (stop - start)
 
 
 def present(
@@ -106,7 +106,7 @@ def formula(measured: Measured, network: EqSpikeNetwork) -> tuple[Floats, Floats
     both = (
         measured.spikes[:hidden, None] * moving[None, hidden:] + measured.spikes[None, hidden:] * moving[:hidden, None]
     )
-    return np.trapezoid(both, measured.time), np.trapezoid(moving, measured.time)
+    return np.asarray(np.trapezoid(both, measured.time)), np.asarray(np.trapezoid(moving, measured.time))
 
 
 def energies(measured: Measured, network: EqSpikeNetwork) -> dict[str, float]:
@@ -153,7 +153,7 @@ def rate_curve(
     time = found["time"].values
     late = time >= duration / 2
     waves = np.stack([found[node].values[late] for node in nodes])
-    return np.trapezoid(waves, time[late], axis=1) / (time[late][-1] - time[late][0])
+    return np.asarray(np.trapezoid(waves, time[late], axis=1)) / (time[late][-1] - time[late][0])
 
 
 def pair_updates(delays: Floats, fast: float, slow: float, width: float, engine: Engine) -> Floats:

@@ -30,6 +30,43 @@ from memprop.twin.biograd import BioGradNeuron, Waves, error_spikes, run_network
 SLEEP_STEPS, SLEEP_BATCH = 50, 128
 
 
+class _Window(torch.autograd.Function):
+    """A step whose derivative is 1 within a window."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, near: float) -> Tensor:
+        ctx.save_for_backward(v)
+        ctx.near = near
+        return (v > 0).to(v)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (v,) = ctx.saved_tensors
+        return grads[0] * (v.abs() < ctx.near).to(v), None
+
+
+def surrogate_gradient(
+    weights: Sequence[Tensor], arriving: Tensor, labels: Tensor, start: int, neuron: BioGradNeuron
+) -> list[Tensor]:
+    """Return the gradient of the cross-entropy of counts, a mean over steps from ``start`` on, by backpropagation through time.
+
+    Weights are ``[inputs + 1, neurons]``, spikes ``[T, B, inputs]``. Derivatives of spikes are 1 in the window, resets have none. It is
+    what the rule follows, and found independently of it.
+    """
+    layers = [weight.detach().clone().requires_grad_() for weight in weights]
+    for weight in layers:
+        current = arriving @ weight[:-1] + weight[-1]
+        v, fired, found = torch.zeros_like(current[0]), torch.zeros_like(current[0]), []
+        for drive in current:
+            v = neuron.decay * v * (1.0 - fired.detach()) + drive
+            fired: Tensor = _Window.apply(v - neuron.threshold, neuron.window)  # pyright: ignore[reportAssignmentType]
+            found.append(fired)
+        arriving = torch.stack(found)
+    counts = arriving.cumsum(0)[start:]
+    loss = functional.cross_entropy(counts.flatten(0, 1), labels.repeat(len(counts)))
+    return list(torch.autograd.grad(loss, layers))
+
+
 class BioGrad:
     """The rule on a network of any depth.
 

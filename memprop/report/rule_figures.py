@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -81,4 +82,20 @@ def biograd_check(path: Path, found: xr.Dataset, network: BioGradNetwork, update
     scatter.set(xlabel="formula", ylabel="dendrite x eligibility in SPICE", title="Updates of all synapses and samples")
     for axis in axes.flat:
         axis.grid(visible=True, alpha=0.25)
+    return _save(figure, path)
+
+
+def learning_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> Path:
+    """Draw the error on samples held out over the epochs: per rule the mean over seeds, and from the least to the most."""
+    figure, axes = _figure(size=(7.0, 4.2))
+    axis = axes[0, 0]
+    for k, (name, seeds) in enumerate(curves.items()):
+        errors = 100 * (1 - np.array([list(seed) for seed in seeds]))
+        epochs = np.arange(1, errors.shape[1] + 1)
+        axis.plot(epochs, errors.mean(0), color=f"C{k}", label=name)
+        axis.fill_between(epochs, errors.min(0), errors.max(0), color=f"C{k}", alpha=0.15, linewidth=0)
+    axis.set(xlabel="epoch", ylabel="error on samples held out (%)", title="Learning curves")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(visible=True, alpha=0.25)
+    axis.legend(frameon=False)
     return _save(figure, path)
