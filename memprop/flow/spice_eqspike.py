@@ -173,7 +173,7 @@ def pair_updates(delays: Floats, fast: float, slow: float, width: float, engine:
     section = Section("pairs.inc", "pairs of spikes", tuple(cell.subcircuit for cell in cells), top)
     nodes = tuple(f"q{k}" for k in range(len(delays)))
     files = {section.file: section_text(section)}
-    deck = Deck("pairs of spikes", files, Transient(stop, width / 10), nodes, options=DEFAULT_OPTIONS)
+    deck = Deck("pairs of spikes", files, Transient(stop, width / 5), nodes, options=DEFAULT_OPTIONS)
     found = engine.run(deck)
     return np.array([float(found[node].values[-1]) for node in nodes])
 
