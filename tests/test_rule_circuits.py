@@ -24,6 +24,7 @@ from memprop.circuit.section import Section
 from memprop.conductance.pair import ConductanceRange
 from memprop.deck.clocked import biograd_deck, clocked_deck
 from memprop.deck.deck import Deck, Transient
+from memprop.deck.eqspike import eqspike_deck
 from memprop.deck.models import cell_models
 from memprop.deck.ngspice import DEFAULT_OPTIONS, section_text
 from memprop.errors import InputError
@@ -167,6 +168,18 @@ def test_energy_of_the_crossbars_is_what_their_resistors_turn_to_heat(shown: tup
     assert energies(measured, network)["crossbars"] == pytest.approx(heat, rel=1e-3)
 
 
+def test_sources_stand_for_the_first_crossbar(shown: tuple) -> None:
+    network, inputs, target, _ = shown
+    starts = np.random.default_rng(5).uniform(0.2, 0.8, 7)
+    given = network, inputs, target, (0.0,), (6e-5,), starts
+    rates = []
+    for reduced in (False, True):
+        found = ENGINE.run(eqspike_deck(*given, learning=False, reduced=reduced))
+        spikes = np.stack([found[node].values for node in network.nodes("spk")])
+        rates.append(np.trapezoid(spikes, found["time"].values))
+    assert rates[1] == pytest.approx(rates[0], abs=1.5e-6)
+
+
 def test_traces_follow_the_differential_equation() -> None:
     time = np.sort(np.random.default_rng(0).uniform(0, 1e-5, 400))
     found = traces(time, np.ones((1, 400)) * (time > 3e-6), 2e-6)[0]
@@ -281,7 +294,9 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def test_checks_print_and_draw(tmp_path: Path) -> None:
-    code, text = run("check-eqspike", "--sizes", "4-4-2", "--samples", "1", "--lengths", "150", "90", "--out", str(tmp_path))
+    code, text = run(
+        "check-eqspike", "--sizes", "4-4-2", "--samples", "1", "--lengths", "150", "90", "--out", str(tmp_path)
+    )
     assert code == 0, text
     assert "accumulators, from the formula" in text
     assert "energy of one training sample" in text

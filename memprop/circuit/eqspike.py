@@ -92,23 +92,27 @@ class EqSpikeNetwork:
         """Return the nodes of the synapses' accumulators, ``[hidden][outputs]``."""
         return [[f"q_{j}_{k}" for k in range(self.sizes[2])] for j in range(self.sizes[1])]
 
-    def drivers(self) -> list[str]:
-        """Return the sources that drive lines, through which all current of the crossbars flows."""
-        lines = [f"v_x0_row{i}_{sign}" for i in range(self.sizes[0]) for sign in "pn"]
+    def drivers(self, *, reduced: bool = False) -> list[str]:
+        """Return the sources that drive lines, through which all current flows; ``reduced``: of what the first crossbar does not carry."""
+        lines = [] if reduced else [f"v_x0_row{i}_{sign}" for i in range(self.sizes[0]) for sign in "pn"]
         lines += ["v_bias_p", "v_bias_n"]
         lines += [f"v_x1_row{j}_{sign}" for j in range(self.sizes[1]) for sign in "pnr"]
         return lines + [f"v_x2_col{k}{r}" for k in range(self.sizes[2]) for r in ("", "_r")]
 
 
-def eqspike_sections(network: EqSpikeNetwork, membranes: Floats) -> tuple[Section, ...]:
-    """Return what does not depend on the sample: crossbars, neurons with membranes of ``[hidden + outputs]`` in V, what learns."""
+def eqspike_sections(network: EqSpikeNetwork, membranes: Floats, *, reduced: bool = False) -> tuple[Section, ...]:
+    """Return what does not depend on the sample: crossbars, neurons with membranes of ``[hidden + outputs]`` in V, what learns.
+
+    ``reduced``: inputs are constant and columns of the first crossbar are virtual grounds, so sources of `presentation_section` stand for
+    it, with the same currents.
+    """
     if membranes.shape != (len(network.neurons),) or not np.isfinite(membranes).all():
         raise InputError(
             f"network {network.name}: membranes of shape {membranes.shape}; give {len(network.neurons)} finite values in V."
         )
     return (
-        Section("conductances.inc", "crossbars: two resistors per pair, and replicas of the lines' totals", (), _crossbars(network)),
-        Section("neurons.inc", "neurons and drivers of their lines", (network.neuron.subcircuit,), _neurons(network, membranes)),
+        Section("conductances.inc", "crossbars: two resistors per pair, replicas", (), _crossbars(network, reduced)),
+        Section("neurons.inc", "neurons, drivers", (network.neuron.subcircuit,), _neurons(network, membranes, reduced)),
         Section("learning.inc", "traces and accumulators", tuple(c.subcircuit for c in network.cells[1:]), _learning(network)),
     )  # fmt: skip
 
@@ -117,9 +121,9 @@ def _rows(network: EqSpikeNetwork, layer: int) -> list[str]:
     return [*(f"x{layer}_row{i}" for i in range(network.sizes[layer])), "bias"]
 
 
-def _crossbars(network: EqSpikeNetwork) -> Circuit:
+def _crossbars(network: EqSpikeNetwork, reduced: bool) -> Circuit:
     top = Circuit("crossbars")
-    for layer, weight in enumerate(network.weights):
+    for layer, weight in list(enumerate(network.weights))[reduced:]:
         pairs = [1.0 / g for g in network.window.to_pair(weight)]
         for i, row in enumerate(_rows(network, layer)):
             for j in range(weight.shape[1]):
@@ -133,7 +137,7 @@ def _crossbars(network: EqSpikeNetwork) -> Circuit:
     return top
 
 
-def _neurons(network: EqSpikeNetwork, membranes: Floats) -> Circuit:
+def _neurons(network: EqSpikeNetwork, membranes: Floats, reduced: bool) -> Circuit:
     top, read = Circuit("neurons"), network.read
     top.V("_bias_p", "bias_p", top.gnd, read)
     top.V("_bias_n", "bias_n", top.gnd, -read)
@@ -145,8 +149,9 @@ def _neurons(network: EqSpikeNetwork, membranes: Floats) -> Circuit:
         )
         if place < network.sizes[1]:
             # Columns of inputs end at a virtual ground; inputs do not listen, so this array needs no replica.
-            top.V(f"_{base.format('col')}", base.format("col"), top.gnd, 0)
-            _mirror(top, base.format("col"), base.format("in"), 1.0)
+            if not reduced:
+                top.V(f"_{base.format('col')}", base.format("col"), top.gnd, 0)
+                _mirror(top, base.format("col"), base.format("in"), 1.0)
             _line(
                 top,
                 base.format("row"),
@@ -194,8 +199,9 @@ def _learning(network: EqSpikeNetwork) -> Circuit:
 
 
 def presentation_section(
-    network: EqSpikeNetwork, inputs: Floats, target: Floats, nudges: Sequence[float], ends: Sequence[float]
-) -> Section:
+    network: EqSpikeNetwork, inputs: Floats, target: Floats, nudges: Sequence[float], ends: Sequence[float],
+    *, reduced: bool = False,
+) -> Section:  # fmt: skip
     """Return the sources of one sample: inputs ``[inputs]`` in 0 to 1, wanted rates ``[outputs]``, and the nudge of each phase.
 
     ``ends`` are the times in s at which phases end. Outputs get the nudge times (wanted - spike) as a current, 1 being the unit times the
@@ -214,10 +220,7 @@ def presentation_section(
         raise InputError(
             f"network {network.name}: nudges {list(nudges)!r} until {list(ends)!r} s; each phase needs its end, in order."
         )
-    top = Circuit("presentation")
-    for i, value in enumerate(inputs):
-        for sign, end in ((1.0, "p"), (-1.0, "n")):
-            top.V(f"_x0_row{i}_{end}", f"x0_row{i}_{end}", top.gnd, repr(sign * network.read * float(value)))
+    top = _reduced_inputs(network, inputs) if reduced else _inputs(network, inputs)
     current = network.unit * network.read
     top.V("_push", "push", top.gnd, _steps(nudges, ends))
     top.V("_learn", "learn", top.gnd, _steps([0.0] * (len(ends) - 1) + [1.0], ends))
@@ -226,6 +229,22 @@ def presentation_section(
             f"_nudge{k}", top.gnd, f"x2_mem{k}", i=f"{current!r}*v(push)*({float(wanted)!r}-v(x2_spk{k}))"
         )
     return Section("presentation.inc", "one sample", (), top)  # fmt: skip
+
+
+def _inputs(network: EqSpikeNetwork, inputs: Floats) -> Circuit:
+    top = Circuit("presentation")
+    for i, value in enumerate(inputs):
+        for sign, end in ((1.0, "p"), (-1.0, "n")):
+            top.V(f"_x0_row{i}_{end}", f"x0_row{i}_{end}", top.gnd, repr(sign * network.read * float(value)))
+    return top
+
+
+def _reduced_inputs(network: EqSpikeNetwork, inputs: Floats) -> Circuit:
+    """Return the currents of the first crossbar's columns."""
+    top, first = Circuit("presentation"), network.weights[0]
+    for j, current in enumerate(network.read * (inputs @ first[:-1] + first[-1])):
+        top.I(f"_x1_in{j}", top.gnd, f"x1_in{j}", repr(float(current)))
+    return top
 
 
 def _steps(values: Sequence[float], ends: Sequence[float]) -> str:

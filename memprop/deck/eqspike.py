@@ -19,23 +19,28 @@ MAX_STEP = 1e-7
 
 def eqspike_deck(
     network: EqSpikeNetwork, inputs: Floats, target: Floats, nudges: Sequence[float], ends: Sequence[float], membranes: Floats,
-    *, learning: bool = True,
+    *, learning: bool = True, reduced: bool = False,
 ) -> Deck:  # fmt: skip
     """Return the deck of one sample, see `presentation_section`; ``membranes`` in the beginning in V, ``[hidden + outputs]``.
 
-    Kept are spikes, the currents of the lines' drivers, and with ``learning`` the gate and all accumulators.
+    Kept are spikes, the currents of the lines' drivers, and with ``learning`` the gate and all accumulators. ``reduced``: sources stand for
+    the first crossbar, see `eqspike_sections`.
 
     Raises
     ------
     InputError: shapes do not fit the network.
     """
     models, _ = cell_models(network.cells)
-    made = eqspike_sections(network, membranes)
-    sections = (*(made if learning else made[:-1]), presentation_section(network, inputs, target, nudges, ends))
+    made = eqspike_sections(network, membranes, reduced=reduced)
+    sections = (
+        *(made if learning else made[:-1]),
+        presentation_section(network, inputs, target, nudges, ends, reduced=reduced),
+    )
     files = models | {section.file: section_text(section) for section in sections}
     nodes = network.nodes("spk")
     if learning:
         nodes = [*nodes, *network.nodes("acc"), *(node for row in network.sums() for node in row), "learn"]
-    return Deck(
-        f"{network.name}, EqSpike", files, Transient(ends[-1], MAX_STEP), tuple(nodes), tuple(network.drivers()), DEFAULT_OPTIONS
-    )  # fmt: skip
+    # Rates alone need no finer time points than the comparators do.
+    options = DEFAULT_OPTIONS if learning else {**DEFAULT_OPTIONS, "reltol": 1e-3}
+    drivers = tuple(network.drivers(reduced=reduced))
+    return Deck(f"{network.name}, EqSpike", files, Transient(ends[-1], MAX_STEP), tuple(nodes), drivers, options)

@@ -110,7 +110,7 @@ def answer_eqspike(rule: EqSpike, window: ConductanceRange, inputs: Tensor, engi
     starts = rng.uniform(0.0, 1.0, (len(images), len(network.neurons)))
     free = np.zeros(network.sizes[2])
     decks = (
-        eqspike_deck(network, image, free, (0.0,), (end,), start, learning=False)
+        eqspike_deck(network, image, free, (0.0,), (end,), start, learning=False, reduced=True)
         for image, start in zip(images, starts, strict=True)
     )
     outputs, energy = [], 0.0
@@ -118,8 +118,12 @@ def answer_eqspike(rule: EqSpike, window: ConductanceRange, inputs: Tensor, engi
         time, spikes = found["time"].values, np.stack([found[node].values for node in network.nodes("spk")])
         late = time >= end / 3
         outputs.append(np.trapezoid(spikes[network.sizes[1] :, late], time[late]) / (time[late][-1] - time[late][0]))
-        currents = np.stack([found[f"i({name})"].values for name in network.drivers()])
-        energy += float(np.trapezoid(-(line_voltages(network, image, spikes) * currents).sum(0), time))
+        currents = np.stack([found[f"i({name})"].values for name in network.drivers(reduced=True)])
+        lines = line_voltages(network, image, spikes)[-len(currents) :]
+        energy += float(np.trapezoid(-(lines * currents).sum(0), time))
+    # The first crossbar, whose sources stand in the deck: constant rows, columns at ground.
+    total = np.add(*window.to_pair(first)).sum(1)
+    energy += network.read**2 * end * float((images**2 @ total[:-1]).sum() + len(images) * total[-1])
     return Answers(torch.from_numpy(np.stack(outputs)), energy / len(images))
 
 
