@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from memprop.data.spikes import Bernoulli, SpikeEncoder
 from memprop.errors import InputError, positive
 from memprop.learn.rule import Learned, Needs
-from memprop.twin.biograd import BioGradNeuron, Waves, error_spikes, run_network
+from memprop.twin.biograd import BioGradNeuron, ErrorNeurons, Waves, error_spikes, run_network
 
 SLEEP_STEPS, SLEEP_BATCH = 50, 128
 
@@ -41,6 +42,8 @@ class BioGrad:
     steps: of a sample; the error is fed back from step ``start`` on.
     shown: steps of a test sample.
     sleep: whether the feedback learns.
+    errors: constants of the error neurons.
+    encoder: makes the spikes of the inputs; default: `Bernoulli` pixels.
 
     Raises
     ------
@@ -52,7 +55,8 @@ class BioGrad:
 
     def __init__(
         self, conductances: Sequence[Tensor], unit: float, *, steps: int = 20, start: int = 5, shown: int = 20,
-        neuron: BioGradNeuron | None = None, sleep: bool = True,
+        neuron: BioGradNeuron | None = None, sleep: bool = True, errors: ErrorNeurons | None = None,
+        encoder: SpikeEncoder | None = None,
     ) -> None:  # fmt: skip
         depth = (len(conductances) + 1) // 2
         layers, back = conductances[:depth], conductances[depth:]
@@ -67,20 +71,28 @@ class BioGrad:
             raise InputError(
                 f"BioGrad: unit = {unit!r} S, steps = {steps!r}, start = {start!r}, shown = {shown!r} do not fit."
             )
+        self.encoder: SpikeEncoder = encoder or Bernoulli(conductances[0].shape[0] - 1)
+        if self.encoder.rows != conductances[0].shape[0] - 1:
+            raise InputError(
+                f"BioGrad: spikes come on {self.encoder.rows} rows, the first crossbar has {layers[0].shape[0] - 1} and the bias. Make "
+                "them equal."
+            )
         self.conductances: list[Tensor] = list(conductances)
         self.unit, self.steps, self.start, self.shown, self.sleep = unit, steps, start, shown, sleep
-        self.neuron, self.depth = neuron or BioGradNeuron(), depth
+        self.neuron, self.errors, self.depth = neuron or BioGradNeuron(), errors or ErrorNeurons(), depth
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """All that decides what it learns besides the conductances."""
         own = {"unit": self.unit, "steps": self.steps, "start": self.start, "shown": self.shown, "sleep": self.sleep}
-        return {**own, "neuron": asdict(self.neuron)}
+        # What is as in the paper is not named, so that checkpoints from before there was a choice go on.
+        changed = {} if self.errors == ErrorNeurons() else {"errors": asdict(self.errors)}
+        return {**own, "neuron": asdict(self.neuron), **changed, **self.encoder.identity}
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of inputs and of classes."""
-        return self.conductances[0].shape[0] - 1, self.conductances[self.depth - 1].shape[1]
+        """Numbers of values of a sample and of classes."""
+        return self.encoder.values, self.conductances[self.depth - 1].shape[1]
 
     def program(self, conductances: Sequence[Tensor]) -> None:
         """Write signed crossbars in S."""
@@ -94,7 +106,7 @@ class BioGrad:
     def learn(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
         """Return what eligibilities and dendrites tell, and what sleep tells the feedback. The loss is the cross-entropy of the counts."""
         waves = self._run(inputs, self.steps, generator)
-        error = error_spikes(waves[-1].spikes, labels, self.start)
+        error = error_spikes(waves[-1].spikes, labels, self.start, self.errors)
         counts = waves[-1].spikes.sum(0)
         back = [self._weight(k) for k in range(self.depth, len(self.conductances))]
         dendrites = [*(error @ b.T for b in back), error]
@@ -111,8 +123,7 @@ class BioGrad:
         return [(w[:-1], w[-1]) for w in (self._weight(k) for k in range(self.depth))]
 
     def _run(self, inputs: Tensor, steps: int, generator: torch.Generator) -> list[Waves]:
-        drawn = torch.rand(steps, *inputs.shape, generator=generator)
-        return run_network(self._layers(), (drawn < inputs).float(), self.neuron)
+        return run_network(self._layers(), self.encoder(inputs, steps, generator), self.neuron)
 
     def _eligible(self, waves: Waves, dendrite: Tensor) -> Tensor:
         """Return the sum over samples of dendrite times eligibility, ``[inputs + 1, neurons]``; bias has inputs of 1."""
