@@ -50,19 +50,10 @@ PRESETS: Mapping[str, BioGradSettings] = {
     "mnist": BioGradSettings(dataset="mnist", hidden=(500, 100), shift=1),
     "fashion": BioGradSettings(dataset="fashion", hidden=(500, 100), shift=1),
     EVENTS: BioGradSettings(
-        dataset=EVENTS,
-        hidden=(300,),
-        epochs=12,
-        batch=64,
-        decay=0.85,
-        rates=(3.3e-4, 3.3e-4, 2e-5),
-        steps=12,
-        start=3,
-        shown=12,
-        neuron=BioGradNeuron(window=0.6),
-        errors=ErrorNeurons(charge=0.5, gain=2.0),
+        dataset=EVENTS, hidden=(300,), epochs=12, batch=64, decay=0.78, rates=(8e-4, 3.3e-4, 6e-5), steps=12, start=3, shown=12,
+        neuron=BioGradNeuron(window=0.6), errors=ErrorNeurons(charge=0.5, gain=3.0),
     ),
-}
+}  # fmt: skip
 
 
 SIMULATED_WORDS = (
