@@ -140,8 +140,11 @@ class TestTree:
             load_n_mnist(tmp_path, 12)
 
     def test_other_numbers_of_frames_are_refused(self) -> None:
-        with pytest.raises(InputError, match=r"for 6 steps; give \[B, 3468\] bytes, 12 frames"):
-            PackedFrames(12)(torch.zeros(1, 3468, dtype=torch.uint8), 6)
+        for samples, steps in ((torch.zeros(1, 3468, dtype=torch.uint8), 6), (torch.zeros(1, 3468), 12)):
+            with pytest.raises(
+                InputError, match=rf"{samples.dtype} for {steps} steps; give \[B, 3468\] of uint8, 12 frames"
+            ):
+                PackedFrames(12)(samples, steps)
 
 
 def naive(image: np.ndarray, camera: Saccades) -> np.ndarray:

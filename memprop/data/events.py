@@ -144,11 +144,13 @@ class PackedFrames:
 
         Raises
         ------
-        InputError: samples have another number of frames.
+        InputError: samples have another number of frames, or are no bytes.
         """
-        if steps != self.steps or samples.ndim != 2 or samples.shape[1] != self.values:
+        packed = samples.ndim == 2 and samples.shape[1] == self.values and samples.dtype == torch.uint8
+        if steps != self.steps or not packed:
             raise InputError(
-                f"frames of events: samples {tuple(samples.shape)} for {steps} steps; give [B, {self.values}] bytes, {self.steps} frames."
+                f"frames of events: samples {tuple(samples.shape)} of {samples.dtype} for {steps} steps; give [B, {self.values}] of uint8, "
+                f"{self.steps} frames."
             )
         bits = np.unpackbits(samples.numpy().reshape(len(samples), steps, -1), axis=2)
         return torch.from_numpy(bits).transpose(0, 1).float()

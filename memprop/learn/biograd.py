@@ -9,7 +9,7 @@ a hidden layer, and Hebb's rule with Oja's decay aligns B with the product of th
 No eligibility per synapse is built: the sum over steps and samples is one matrix product.
 
 One addition: in sleep the columns are coupled by capacitors. Otherwise outputs whose mean drive is far below the threshold never fire,
-and their feedback learns nothing.
+and their feedback learns nothing. Another one is for samples of few steps: error neurons that start charged, see `ErrorNeurons`.
 """
 
 from __future__ import annotations
