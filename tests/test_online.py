@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from memprop import cli
 from memprop.conductance.write_back import WriteBack
 from memprop.data import load
+from memprop.data.spikes import Bernoulli
 from memprop.errors import InputError
 from memprop.flow.check_online import check_online, compared
 from memprop.flow.online import PRESETS, learn_online, online_rule
-from memprop.learn.chain import drawn_spikes
 from memprop.learn.online import OTTT, EProp, OnlineRule, SurrogateBPTT
 from memprop.learn.rule_training import train_rule
 from memprop.twin.leaky import LeakyNeuron, run_leaky, run_leaky_layer
@@ -49,7 +49,7 @@ def settings(**others: Any) -> dict[str, Any]:
 def batch(inputs: int, classes: int, count: int = 4) -> tuple[Tensor, Tensor, list[Floats]]:
     """Return samples, labels, and for each sample the input spikes that a generator of seed 2 draws."""
     pixels = torch.rand(count, inputs, generator=torch.Generator().manual_seed(1))
-    spikes = drawn_spikes(pixels, STEPS, torch.Generator().manual_seed(2)).double().numpy()
+    spikes = Bernoulli(pixels.shape[1])(pixels, STEPS, torch.Generator().manual_seed(2)).double().numpy()
     return pixels, torch.arange(count) % classes, [spikes[:, b] for b in range(count)]
 
 

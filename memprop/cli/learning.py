@@ -20,7 +20,9 @@ def learn(
             "eprop-random, ottt and bptt: forward in time, and their reference; these on the twin."
         ),
     ],
-    dataset: Annotated[str, typer.Argument(help="digits, mnist or fashion; ep also iris.")] = "digits",
+    dataset: Annotated[
+        str, typer.Argument(help="digits, mnist or fashion; ep also iris, biograd also events.")
+    ] = "digits",
     in_circuit: Annotated[
         bool,
         typer.Option("--in-circuit/--on-twin", help="Whether every update comes from simulations, or from the twin."),
@@ -38,6 +40,10 @@ def learn(
     images: Annotated[
         int | None, typer.Option(help="Of ep: test samples to measure in SPICE; default up to 300.", min=1)
     ] = None,
+    nmnist: Annotated[
+        Path | None,
+        typer.Option(help="Of biograd events: folder with Train and Test of N-MNIST; default simulated events."),
+    ] = None,
     engine: EngineName = "ngspice",
     run: Annotated[Path | None, typer.Option(help="Run folder with checkpoint; default runs/<rule>_<dataset>.")] = None,
 ) -> None:
@@ -50,7 +56,10 @@ def learn(
         raise typer.BadParameter(f"unknown rule '{rule}'. Known: {', '.join(presets)}.")
     if dataset not in presets[rule]:
         raise typer.BadParameter(f"rule {rule} has no data set '{dataset}'. Known: {', '.join(presets[rule])}.")
-    where = run or Path("runs") / f"{rule}_{dataset}{'_in_circuit' if in_circuit else ''}"
+    if nmnist is not None and (rule, dataset) != ("biograd", biograd.EVENTS):
+        raise typer.BadParameter("--nmnist is for biograd events.")
+    part = "_in_circuit" if in_circuit else "_nmnist" if nmnist else ""
+    where = run or Path("runs") / f"{rule}_{dataset}{part}"
     if rule != "ep":
         if phases != "symmetric" or images is not None or engine != "ngspice":
             raise typer.BadParameter("--phases, --images and --engine are for ep.")
@@ -67,6 +76,9 @@ def learn(
         elif rule in online.RULES:
             online.learn_online(rule, replace(online.PRESETS[dataset], **changes), where, console)
         else:
+            changes |= (
+                {} if nmnist is None else {"recorded": str(nmnist), "shift": 0}
+            )  # recorded events stay where they are
             biograd.learn_biograd(replace(biograd.PRESETS[dataset], **changes), where, console)
         return
     base = equilibrium.PRESETS[dataset]

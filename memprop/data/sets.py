@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,39 @@ class Split:
 
     images: Bytes
     labels: Bytes
+
+
+class Samples(Protocol):
+    """A data set that rules train on."""
+
+    @property
+    def name(self) -> str:
+        """What figures and checkpoints call it."""
+        ...
+
+    @property
+    def train(self) -> Split:
+        """Samples to train with."""
+        ...
+
+    @property
+    def test(self) -> Split:
+        """Samples to test with."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Values per sample."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    def pixels(self, split: str) -> NDArray[Any]:
+        """Return the samples of ``split``, ``[n, ...]``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memprop.conductance.pair import ConductanceRange
 from memprop.conductance.write_back import WriteBack
-from memprop.data.sets import Images
+from memprop.data.sets import Samples
 from memprop.files import ensure_folder, write_json
 from memprop.learn.rule import Rule
 from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
@@ -84,7 +84,7 @@ def random_chain(sizes: Sequence[int], gain: float, unit: float, seed: int, *, f
 
 
 def trained(
-    rule: Rule, data: Images, config: RuleConfig, write: WriteBack, run: Path, title: str, console: Console
+    rule: Rule, data: Samples, config: RuleConfig, write: WriteBack, run: Path, title: str, console: Console
 ) -> History:
     """Train under a bar, with the checkpoint in ``run``, and draw the training where samples were held out; see `train_rule`."""
     steps = -(-(len(data.train.labels) - config.validation) // config.batch)
@@ -100,7 +100,7 @@ def trained(
 
 
 def learn_on_twin(
-    rule: Rule, data: Images, config: RuleConfig, settings: PairSettings, run: Path, console: Console,
+    rule: Rule, data: Samples, config: RuleConfig, settings: PairSettings, run: Path, console: Console,
     more: Callable[[], Mapping[str, Any]] = dict,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, write summary and figure into ``run``, print a table, return the summary; ``more`` tells what else is worth a line.

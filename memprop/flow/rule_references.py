@@ -11,7 +11,6 @@ from torch.nn import functional
 from memprop.flow.check_equilibrium import by_small_signals
 from memprop.flow.resistive import SpiceResistive
 from memprop.learn.biograd import BioGrad, surrogate_gradient
-from memprop.learn.chain import drawn_spikes
 from memprop.learn.eqspike import EqSpike
 from memprop.learn.equilibrium import EquilibriumPropagation
 from memprop.learn.online import OnlineRule, SurrogateBPTT
@@ -43,7 +42,7 @@ def of_eqspike(rule: EqSpike, inputs: Tensor, labels: Tensor) -> list[Tensor]:
 
 def of_biograd(rule: BioGrad, inputs: Tensor, labels: Tensor, seed: int) -> list[Tensor]:
     """Return the surrogate gradient for the spikes that the rule draws by ``seed``."""
-    spikes = drawn_spikes(inputs, rule.steps, torch.Generator().manual_seed(seed))
+    spikes = rule.encoder(inputs, rule.steps, torch.Generator().manual_seed(seed))
     weights = [g.float() / rule.unit for g in rule.conductances[: rule.depth]]
     return surrogate_gradient(weights, spikes, labels, rule.start, rule.neuron)
 

@@ -20,7 +20,6 @@ from memprop.errors import InputError, SimulationError
 from memprop.flow.resistive import SpiceResistive
 from memprop.flow.spice_eqspike import line_voltages
 from memprop.learn.biograd import BioGrad
-from memprop.learn.chain import drawn_spikes
 from memprop.learn.eqspike import SHOWN, EqSpike
 from memprop.learn.online import OnlineRule
 from memprop.spice.engine import Engine
@@ -55,7 +54,7 @@ def answer_clocked(rule: BioGrad | OnlineRule, window: ConductanceRange, inputs:
     SimulationError: a simulation failed.
     """
     network, steps = clocked_network(rule, window)
-    spikes = drawn_spikes(inputs, steps, torch.Generator().manual_seed(len(inputs))).double().numpy()
+    spikes = rule.encoder(inputs, steps, torch.Generator().manual_seed(len(inputs))).double().numpy()
     decks = (clocked_deck(network, spikes[:, k]) for k in range(len(inputs)))
     found = [_read_clocked(network, recording, steps) for recording in _all(engine, decks)]
     outputs = np.stack([outputs for outputs, _ in found])

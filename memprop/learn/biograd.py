@@ -9,7 +9,7 @@ a hidden layer, and Hebb's rule with Oja's decay aligns B with the product of th
 No eligibility per synapse is built: the sum over steps and samples is one matrix product.
 
 One addition: in sleep the columns are coupled by capacitors. Otherwise outputs whose mean drive is far below the threshold never fire,
-and their feedback learns nothing.
+and their feedback learns nothing. Another one is for samples of few steps: error neurons that start charged, see `ErrorNeurons`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from memprop.data.spikes import Bernoulli, SpikeEncoder
 from memprop.errors import InputError, positive
-from memprop.learn.chain import depth_of_chain, drawn_spikes
+from memprop.learn.chain import depth_of_chain
 from memprop.learn.rule import Learned, Needs
-from memprop.twin.biograd import BioGradNeuron, Waves, error_spikes, run_network
+from memprop.twin.biograd import BioGradNeuron, ErrorNeurons, Waves, error_spikes, run_network
 
 SLEEP_STEPS, SLEEP_BATCH = 50, 128
 
@@ -78,6 +79,8 @@ class BioGrad:
     steps: of a sample; the error is fed back from step ``start`` on.
     shown: steps of a test sample.
     sleep: whether the feedback learns.
+    errors: constants of the error neurons.
+    encoder: makes the spikes of the inputs; default: `Bernoulli` pixels.
 
     Raises
     ------
@@ -89,27 +92,36 @@ class BioGrad:
 
     def __init__(
         self, conductances: Sequence[Tensor], unit: float, *, steps: int = 20, start: int = 5, shown: int = 20,
-        neuron: BioGradNeuron | None = None, sleep: bool = True,
+        neuron: BioGradNeuron | None = None, sleep: bool = True, errors: ErrorNeurons | None = None,
+        encoder: SpikeEncoder | None = None,
     ) -> None:  # fmt: skip
         depth = depth_of_chain("BioGrad", conductances, feedback=True)
         if not positive(unit) or not 0 <= start < steps or shown < 1:
             raise InputError(
                 f"BioGrad: unit = {unit!r} S, steps = {steps!r}, start = {start!r}, shown = {shown!r} do not fit."
             )
+        self.encoder: SpikeEncoder = encoder or Bernoulli(conductances[0].shape[0] - 1)
+        rows = conductances[0].shape[0] - 1
+        if self.encoder.rows != rows:
+            raise InputError(
+                f"BioGrad: spikes come on {self.encoder.rows} rows, the first crossbar has {rows} and the bias. Make them equal."
+            )
         self.conductances: list[Tensor] = list(conductances)
         self.unit, self.steps, self.start, self.shown, self.sleep = unit, steps, start, shown, sleep
-        self.neuron, self.depth = neuron or BioGradNeuron(), depth
+        self.neuron, self.errors, self.depth = neuron or BioGradNeuron(), errors or ErrorNeurons(), depth
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """All that decides what it learns besides the conductances."""
         own = {"unit": self.unit, "steps": self.steps, "start": self.start, "shown": self.shown, "sleep": self.sleep}
-        return {**own, "neuron": asdict(self.neuron)}
+        # What is as in the paper is not named, so that checkpoints from before there was a choice go on.
+        changed = {} if self.errors == ErrorNeurons() else {"errors": asdict(self.errors)}
+        return {**own, "neuron": asdict(self.neuron), **changed, **self.encoder.identity}
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of inputs and of classes."""
-        return self.conductances[0].shape[0] - 1, self.conductances[self.depth - 1].shape[1]
+        """Numbers of values of a sample and of classes."""
+        return self.encoder.values, self.conductances[self.depth - 1].shape[1]
 
     def program(self, conductances: Sequence[Tensor]) -> None:
         """Write signed crossbars in S."""
@@ -118,12 +130,12 @@ class BioGrad:
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the numbers of output spikes ``[B, classes]``; spikes of inputs are drawn by a seed that depends on sizes alone."""
         generator = torch.Generator().manual_seed(len(inputs))
-        spikes = drawn_spikes(inputs, self.shown, generator)
+        spikes = self.encoder(inputs, self.shown, generator)
         return run_network(self._layers(), spikes, self.neuron)[-1].spikes.sum(0)
 
     def learn(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
         """Return what eligibilities and dendrites tell, and what sleep tells the feedback. The loss is the cross-entropy of the counts."""
-        return self._learned(drawn_spikes(inputs, self.steps, generator), labels, generator)
+        return self._learned(self.encoder(inputs, self.steps, generator), labels, generator)
 
     def learn_spikes(self, spikes: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Learned:
         """Return the same of given spikes of the inputs, ``[T, B, inputs]``; ``generator`` is of the noise in sleep."""
@@ -131,7 +143,7 @@ class BioGrad:
 
     def _learned(self, spikes: Tensor, labels: Tensor, generator: torch.Generator) -> Learned:
         waves = run_network(self._layers(), spikes, self.neuron)
-        error = error_spikes(waves[-1].spikes, labels, self.start)
+        error = error_spikes(waves[-1].spikes, labels, self.start, self.errors)
         counts = waves[-1].spikes.sum(0)
         back = [self._weight(k) for k in range(self.depth, len(self.conductances))]
         dendrites = [*(error @ b.T for b in back), error]

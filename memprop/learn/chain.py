@@ -1,11 +1,10 @@
-"""What rules on layers of signed crossbars with a row of bias share: their shapes, and spikes that stand for pixels."""
+"""What rules on layers of signed crossbars with a row of bias share: their shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from memprop.errors import InputError
@@ -27,9 +26,3 @@ def depth_of_chain(rule: str, conductances: Sequence[Tensor], *, feedback: bool)
         followed = ", followed by one feedback per hidden layer" if feedback else ""
         raise InputError(f"{rule}: crossbars {shapes} are no chain of layers with bias{followed}.")
     return depth
-
-
-def drawn_spikes(inputs: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-    """Return spikes ``[steps, B, n]``, each with the probability that a pixel of ``[B, n]`` in [0, 1] is."""
-    drawn = torch.rand(steps, *inputs.shape, generator=generator)
-    return (drawn < inputs).float()

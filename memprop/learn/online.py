@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from memprop.data.spikes import Bernoulli
 from memprop.errors import InputError, positive
-from memprop.learn.chain import depth_of_chain, drawn_spikes
+from memprop.learn.chain import depth_of_chain
 from memprop.learn.rule import Learned, Needs
 from memprop.twin.leaky import LeakyNeuron, LeakyRun, filtered, run_leaky, with_bias
 
@@ -65,6 +66,7 @@ class OnlineRule(ABC):
         if not positive(unit) or steps < 1:
             raise InputError(f"{self.name}: unit = {unit!r} S must be positive, steps = {steps!r} at least 1.")
         self.conductances: list[Tensor] = list(conductances)
+        self.encoder = Bernoulli(conductances[0].shape[0] - 1)
         self.unit, self.steps, self.neuron, self.dtype = unit, steps, neuron or LeakyNeuron(), dtype
 
     @property
@@ -97,7 +99,7 @@ class OnlineRule(ABC):
         return [g.to(self.dtype) / self.unit for g in self.conductances]
 
     def _arriving(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return drawn_spikes(inputs, self.steps, generator).to(self.dtype)
+        return self.encoder(inputs, self.steps, generator).to(self.dtype)
 
     @abstractmethod
     def _learn(self, arriving: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memprop.conductance.write_back import WriteBack
-from memprop.data.sets import Images
+from memprop.data.sets import Samples
 from memprop.errors import CheckpointError, InputError, TrainingError, positive
 from memprop.files import sha256
 from memprop.learn.checkpoint import (
@@ -76,7 +76,7 @@ class RuleConfig:
 class _State:
     """What a checkpoint holds."""
 
-    def __init__(self, rule: Rule, data: Images, config: RuleConfig, write: WriteBack) -> None:
+    def __init__(self, rule: Rule, data: Samples, config: RuleConfig, write: WriteBack) -> None:
         if len(config.rates) != len(rule.conductances):
             raise InputError(
                 f"training: {len(config.rates)} rates for {len(rule.conductances)} crossbars. Give one each."
@@ -133,7 +133,7 @@ class _State:
 
 
 def train_rule(
-    rule: Rule, data: Images, config: RuleConfig, write: WriteBack, checkpoint: Path | None = None,
+    rule: Rule, data: Samples, config: RuleConfig, write: WriteBack, checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
 ) -> History:  # fmt: skip
     """Train and leave the best epoch's conductances written. The same call goes on after the last finished epoch.
@@ -199,7 +199,7 @@ def _answers(rule: Rule, inputs: Tensor, batch: int = 500) -> Tensor:
     return torch.cat([rule.outputs(part) for part in inputs.split(batch)])
 
 
-def rule_accuracy(rule: Rule, data: Images, count: int | None = None) -> float:
+def rule_accuracy(rule: Rule, data: Samples, count: int | None = None) -> float:
     """Return the share of the first ``count`` test samples, default all, whose largest output is their label."""
     inputs = torch.from_numpy(data.pixels("test")).flatten(1)[:count]
     return accuracy(_answers(rule, inputs), torch.from_numpy(data.test.labels).long()[:count])

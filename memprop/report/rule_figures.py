@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import xarray as xr
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from memprop.circuit.biograd import BioGradNetwork
@@ -90,12 +91,13 @@ def learning_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]])
     figure, axes = _figure(size=(7.0, 4.2))
     axis = axes[0, 0]
     for k, (name, seeds) in enumerate(curves.items()):
-        errors = 100 * (1 - np.array([list(seed) for seed in seeds]))
+        errors = np.maximum(100 * (1 - np.array([list(seed) for seed in seeds])), 0.1)  # no error has no logarithm
         epochs = np.arange(1, errors.shape[1] + 1)
         axis.plot(epochs, errors.mean(0), color=f"C{k}", label=name)
         axis.fill_between(epochs, errors.min(0), errors.max(0), color=f"C{k}", alpha=0.15, linewidth=0)
-    axis.set(xlabel="epoch", ylabel="error on samples held out (%)", title="Learning curves")
+    axis.set(xlabel="epoch", ylabel="error on samples held out (%)", title="Learning curves", yscale="log")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.grid(visible=True, alpha=0.25)
+    axis.grid(visible=True, which="both", alpha=0.25)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.legend(frameon=False)
     return _save(figure, path)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memprop.errors import InputError
+from memprop.errors import InputError, positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,28 @@ class BioGradNeuron:
             raise InputError(
                 f"BioGrad neuron: decay = {self.decay!r}, threshold = {self.threshold!r}, window = {self.window!r}; need a decay of 0 to 1 "
                 "and positive numbers."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorNeurons:
+    """Constants of the error neurons; as they stand, those of the paper.
+
+    Raises
+    ------
+    InputError: one is out of range.
+    """
+
+    charge: float = 0.0
+    """Where they start, as a share of their threshold. 0.5 rounds the error to whole spikes where 0 cuts it off: in few steps the
+    small errors of the wrong classes would never make a spike, and outputs only learn to fire."""
+    gain: float = 1.0
+    """Of the softmax: spikes of an output count so much. Few steps need more, for their counts cannot grow far apart."""
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.charge <= 1.0 and positive(self.gain)):
+            raise InputError(
+                f"error neurons: charge = {self.charge!r}, gain = {self.gain!r}; need a charge of 0 to 1 and a positive gain."
             )
 
 
@@ -83,18 +105,19 @@ def run_network(
     return found
 
 
-def error_spikes(output: Tensor, labels: Tensor, start: int) -> Tensor:
+def error_spikes(output: Tensor, labels: Tensor, start: int, neurons: ErrorNeurons | None = None) -> Tensor:
     """Return the net number of spikes of the error neurons, ``[B, classes]``, from output spikes ``[T, B, classes]``.
 
-    Two neurons per class, for errors of either sign, integrate softmax(spikes so far) minus the label from step ``start`` on; each
+    Two neurons per class, for errors of either sign, integrate softmax(gain x spikes so far) minus the label from step ``start`` on; each
     fires at most once per step when it is over 1, and 1 is taken away.
     """
+    neurons = neurons or ErrorNeurons()
     count = output.cumsum(0)
     wanted = functional.one_hot(labels, output.shape[2]).to(output)
-    u = [torch.zeros_like(count[0]) for _ in range(2)]
+    u = [torch.full_like(count[0], neurons.charge) for _ in range(2)]
     net = torch.zeros_like(count[0])
     for now in count[start:]:
-        error = torch.softmax(now, 1) - wanted
+        error = torch.softmax(neurons.gain * now, 1) - wanted
         for k, sign in enumerate((1.0, -1.0)):
             u[k] = u[k] + (sign * error).clamp(min=0.0)
             fired = (u[k] > 1.0).to(net)
