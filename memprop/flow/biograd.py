@@ -28,7 +28,7 @@ class BioGradSettings(PairSettings):
     epochs: int = 30
     batch: int = 128
     decay: float = 0.9
-    rates: tuple[float, float, float] = (1e-3, 1.5e-3, 2e-5)
+    rates: tuple[float, float, float] = (7e-4, 1.5e-3, 2e-5)
     """Of hidden crossbars, of the last one, and of the feedback; the hidden rate times the feedback decides."""
     momentum: float = 0.9
     """Of all crossbars but the feedback."""
