@@ -22,6 +22,8 @@ from memprop.conductance.pair import ConductanceRange
 from memprop.errors import InputError, positive
 
 Floats = NDArray[np.float64]
+READ = 0.2
+"""Voltage of a spike on a line, in V."""
 RAMP = 1e-7
 """Time in s in which the nudge turns over."""
 
@@ -44,8 +46,7 @@ class EqSpikeNetwork:
     neuron: Cell = field(default_factory=lambda: load_cell("packet_neuron"))
     parameters: Mapping[str, float] = field(default_factory=dict)
     """Parameters of all neurons that differ from the card."""
-    read: float = 0.2
-    """Voltage of a spike on a line, in V."""
+    read: float = READ
     fast: float = 2e-6
     slow: float = 15e-6
     """Time constants of the traces, in s."""

@@ -60,33 +60,29 @@ def learn(
         raise typer.BadParameter("--nmnist is for biograd events.")
     part = "_in_circuit" if in_circuit else "_nmnist" if nmnist else ""
     where = run or Path("runs") / f"{rule}_{dataset}{part}"
-    if rule != "ep":
-        if phases != "symmetric" or images is not None or engine != "ngspice":
-            raise typer.BadParameter("--phases, --images and --engine are for ep.")
-        if in_circuit or (rule == "eqspike" and hidden and len(hidden) > 1):
-            raise typer.BadParameter(
-                f"{rule} learns on the twin{', with one hidden layer' if rule == 'eqspike' else ''}."
-            )
-        sizes = None if not hidden else hidden[0] if rule == "eqspike" else tuple(hidden)
-        given = {"hidden": sizes, "epochs": epochs}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        changes |= {"seed": seed, "levels": levels, "noise": noise}
-        if rule == "eqspike":
-            eqspike.learn_eqspike(replace(eqspike.PRESETS[dataset], **changes), where, console)
-        elif rule in online.RULES:
-            online.learn_online(rule, replace(online.PRESETS[dataset], **changes), where, console)
-        else:
-            changes |= (
-                {} if nmnist is None else {"recorded": str(nmnist), "shift": 0}
-            )  # recorded events stay where they are
-            biograd.learn_biograd(replace(biograd.PRESETS[dataset], **changes), where, console)
+    preset, common = presets[rule][dataset], {"levels": levels, "noise": noise}
+    if rule == "ep":
+        sizes = tuple(hidden) if hidden else preset.hidden
+        settings = preset.on(sizes, seed, epochs, phases=phases, **common)
+        equilibrium.learn_equilibrium(
+            settings, where, console, in_circuit=in_circuit, images=images, engine_name=engine
+        )
         return
-    base = equilibrium.PRESETS[dataset]
-    sizes = tuple(hidden) if hidden else base.hidden
-    rates = (*[base.training.rates[0]] * len(sizes), base.training.rates[-1])
-    training = replace(base.training, rates=rates, seed=seed, epochs=base.training.epochs if epochs is None else epochs)
-    settings = replace(base, hidden=sizes, training=training, phases=phases, levels=levels, noise=noise)
-    equilibrium.learn_equilibrium(settings, where, console, in_circuit=in_circuit, images=images, engine_name=engine)
+    if phases != "symmetric" or images is not None or engine != "ngspice":
+        raise typer.BadParameter("--phases, --images and --engine are for ep.")
+    if in_circuit or (rule == "eqspike" and len(hidden or []) > 1):
+        raise typer.BadParameter(f"{rule} learns on the twin{', with one hidden layer' if rule == 'eqspike' else ''}.")
+    given = {"hidden": (hidden[0] if rule == "eqspike" else tuple(hidden)) if hidden else None, "epochs": epochs}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if nmnist is not None:  # recorded events stay where they are
+        changes |= {"recorded": str(nmnist), "shift": 0}
+    settings = replace(preset, **changes, **common, seed=seed)
+    if rule == "eqspike":
+        eqspike.learn_eqspike(settings, where, console)
+    elif rule == "biograd":
+        biograd.learn_biograd(settings, where, console)
+    else:
+        online.learn_online(rule, settings, where, console)
 
 
 @app.command(rich_help_panel="Local learning")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memprop.circuit.cell import load_cell
-from memprop.circuit.eqspike import EqSpikeNetwork
+from memprop.circuit.eqspike import READ, EqSpikeNetwork
 from memprop.conductance.pair import ConductanceRange
 from memprop.files import ensure_folder, write_json
 from memprop.flow.spice_eqspike import Measured, energies, formula, pair_updates, present, rate_curve
@@ -59,7 +59,7 @@ def random_network(sizes: Sequence[int], seed: int, neuron: str) -> EqSpikeNetwo
     first = np.vstack([rng.uniform(-1.5, 1.5, (inputs, hidden)) / np.sqrt(inputs), np.full(hidden, 0.3)])
     second = np.vstack([rng.uniform(-1.0, 1.0, (hidden, outputs)) / np.sqrt(hidden), np.full(outputs, 0.3)])
     return EqSpikeNetwork("check_eqspike", (unit * first, unit * second), unit, window, load_cell(NEURONS[neuron]),
-                          {"reset": unit * 0.2} if neuron == "packet" else {})  # fmt: skip
+                          {"reset": unit * READ} if neuron == "packet" else {})  # fmt: skip
 
 
 def rate_updates(

@@ -94,9 +94,7 @@ def _changed(settings: Settings, task: Task, hidden: int | tuple[int, ...]) -> S
 
 
 def _equilibrium(task: Task, data: Images, engine: Engine) -> Contender:
-    base = _preset(equilibrium.PRESETS, task)
-    epochs = base.training.epochs if task.epochs is None else task.epochs
-    settings = replace(base, hidden=(task.hidden,), training=replace(base.training, seed=task.seed, epochs=epochs))
+    settings = _preset(equilibrium.PRESETS, task).on((task.hidden,), task.seed, task.epochs)
     network = equilibrium.fresh_network(settings, data)
     rule = equilibrium.rule_on(settings, resistive_twin(network))
 

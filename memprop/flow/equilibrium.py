@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -58,6 +58,13 @@ class EquilibriumSettings:
     """Parameters of the neurons that differ from the card."""
     levels: int | None = None
     noise: float = 0.0
+
+    def on(self, hidden: Sequence[int], seed: int, epochs: int | None = None, **changes: Any) -> EquilibriumSettings:
+        """Return these settings with other hidden layers, which have one rate, seed and epochs, default as many."""
+        rates = (*[self.training.rates[0]] * len(hidden), self.training.rates[-1])
+        count = self.training.epochs if epochs is None else epochs
+        training = replace(self.training, rates=rates, seed=seed, epochs=count)
+        return replace(self, hidden=tuple(hidden), training=training, **changes)
 
 
 PRESETS: Mapping[str, EquilibriumSettings] = {

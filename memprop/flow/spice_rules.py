@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memprop.circuit.cell import load_cell
 from memprop.circuit.clocked import NEVER, SAMPLED, SLOT, STEP, WIDTH, ClockedNetwork, Somata
-from memprop.circuit.eqspike import EqSpikeNetwork
+from memprop.circuit.eqspike import READ, EqSpikeNetwork
 from memprop.conductance.pair import ConductanceRange
 from memprop.deck.clocked import clocked_deck
 from memprop.deck.deck import Deck
@@ -100,9 +101,10 @@ def answer_eqspike(rule: EqSpike, window: ConductanceRange, inputs: Tensor, engi
     """Return the output rates of a free phase as long as the twin's; the energy is what drivers deliver to crossbars and replicas."""
     first, second = (g.double().numpy() for g in rule.conductances)
     k = rule.dynamics
+    neuron = load_cell("packet_neuron")
+    given = {"reset": rule.unit * READ, "csyn": k.synapse * STEP_S / neuron.card.parameters["rsyn"].default}
     network = EqSpikeNetwork(
-        "eqspike", (first, second), rule.unit, window, parameters={"reset": rule.unit * 0.2, "csyn": k.synapse * STEP_S / 2e4},
-        fast=k.fast * STEP_S, slow=k.slow * STEP_S,
+        "eqspike", (first, second), rule.unit, window, neuron, given, fast=k.fast * STEP_S, slow=k.slow * STEP_S
     )  # fmt: skip
     rng, end = np.random.default_rng(len(inputs)), SHOWN * STEP_S
     images = inputs.double().numpy()
