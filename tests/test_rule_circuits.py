@@ -13,6 +13,7 @@ import pytest
 import torch
 from PySpice.Spice.Netlist import Circuit
 from scipy.integrate import quad
+from scipy.optimize import fsolve
 from typer.testing import CliRunner
 
 from memprop import cli
@@ -32,11 +33,15 @@ from memprop.files import shipped
 from memprop.flow.check_biograd import _formula, measured_updates
 from memprop.flow.check_biograd import random_network as random_biograd
 from memprop.flow.check_eqspike import NUDGE, WANTED, grown, random_network, rate_updates
+from memprop.flow.rule_references import of_eqspike
 from memprop.flow.spice_eqspike import energies, formula, pair_updates, present, rate_curve, traces
-from memprop.flow.spice_rules import answer_clocked, clocked_network
+from memprop.flow.spice_rules import answer_clocked, answer_eqspike, clocked_network
+from memprop.learn.biograd import BioGrad
+from memprop.learn.eqspike import EqSpike
 from memprop.learn.online import OTTT
 from memprop.spice.ngspice import NgspiceEngine
 from memprop.spice.recording import Recording
+from memprop.twin.eqspike import SpikingDynamics
 from memprop.twin.leaky import LeakyNeuron, run_leaky
 
 ENGINE, WINDOW = NgspiceEngine(), ConductanceRange()
@@ -228,11 +233,92 @@ def test_answers_in_spice_are_those_of_the_twin() -> None:
     inputs = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
     found = answer_clocked(rule, WINDOW, inputs, ENGINE)
     assert found.outputs.numpy() == pytest.approx(rule.outputs(inputs).numpy(), abs=2e-3)
-    least = 0.2**2 * 1.85e-7 * 10 * 2 * UNIT * 0.2
-    assert least < found.energy < 1e-9
+    heat = 0.0
+    for k in range(2):
+        drawn = rule.encoder(inputs, 10, torch.Generator().manual_seed(2))[:, k].double()
+        hidden = (
+            run_leaky([torch.from_numpy(w / UNIT) for w in network.weights], drawn[:, None], rule.neuron)
+            .hidden[0]
+            .spikes[:, 0]
+        )
+        for arriving, weight in ((drawn, network.weights[0]), (hidden, network.weights[1])):
+            for step in arriving.numpy():
+                heat += sum(
+                    0.2**2 * 1.85e-7 * g for g in (np.abs(weight) + 2 * WINDOW.g_min)[np.append(step, 1) > 0.5].ravel()
+                )
+    assert found.energy == pytest.approx(heat / 2, rel=1e-6)
     deep = OTTT([*rule.conductances, torch.zeros(4, 2, dtype=torch.float64)], UNIT)
     with pytest.raises(InputError, match="3 layers; the clocked circuit has two crossbars. Use one hidden layer"):
         clocked_network(deep, WINDOW)
+
+
+def test_outputs_that_spike_and_lose_packets_do_so_in_their_own_slot() -> None:
+    """Hidden neurons and outputs with a reset by subtraction, against a loop over steps."""
+    somata = Somata(0.3, 0.3, hard=False)
+    weights = leaky_network(4)[1]
+    network = ClockedNetwork("soft", (UNIT * weights[0], UNIT * weights[1]), UNIT, somata, somata)
+    spikes = (np.random.default_rng(2).uniform(size=(15, 6)) < 0.7).astype(float)
+    found = ENGINE.run(clocked_deck(network, spikes))
+    arriving = spikes
+    for layer, weight in enumerate(weights, 1):
+        v, fired, waves, out = np.zeros(weight.shape[1]), np.zeros(weight.shape[1]), [], []
+        for x in arriving:
+            v = 0.3 * (v - 0.3 * fired) + x @ weight[:-1] + weight[-1]
+            fired = (v > 0.3).astype(float)
+            waves.append(v)
+            out.append(fired)
+        at = np.arange(15) * STEP + (2 * layer - 1 + SAMPLED) * SLOT
+        somas = [np.interp(at, found["time"].values, found[f"x{layer}_soma{j}"].values) for j in range(weight.shape[1])]
+        assert np.stack(somas, 1) == pytest.approx(np.array(waves), abs=2e-3)
+        arriving = np.array(out)
+    assert arriving.sum() > 3
+
+
+def test_answers_of_eqspike_and_biograd_are_those_of_their_twins() -> None:
+    rng = np.random.default_rng(3)
+    layers = [np.vstack([rng.normal(0, 0.5, (a, b)), np.full(b, 0.3)]) for a, b in pairwise((5, 4, 3))]
+    inputs = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    spiking = EqSpike([torch.from_numpy(UNIT * w) for w in layers], UNIT)
+    rates = answer_eqspike(spiking, WINDOW, inputs, ENGINE).outputs
+    # 40 of 60 steps are counted. The twin spikes in steps, the circuit when it will: single rates differ by a few spikes.
+    off = (rates - spiking.outputs(inputs) / 40).abs()
+    assert float(off.mean()) < 0.03
+    assert float(off.max()) < 0.1
+    assert float(rates.max()) > 0.2
+    crossbars = [torch.from_numpy(UNIT * w) for w in (*layers, rng.normal(0, 0.5, (4, 3)))]
+    counting = BioGrad(crossbars, UNIT, shown=10)
+    counts = answer_clocked(counting, WINDOW, inputs, ENGINE).outputs
+    assert torch.equal(counts, counting.outputs(inputs).double())
+    with pytest.raises(InputError, match="keep = 0.95; the circuit's membranes have no leak"):
+        answer_eqspike(EqSpike(spiking.conductances, UNIT, dynamics=SpikingDynamics(keep=0.95)), WINDOW, inputs, ENGINE)
+
+
+def test_gradient_of_rates_is_that_of_differences() -> None:
+    """Rates by a fixed point solved elsewhere, the squared error by central differences."""
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, 0.3, (4, 3)), rng.normal(0, 0.3, (4, 2))]
+    weights[0][-1], weights[1][-1] = 0.4, 0.4
+    inputs, label = rng.uniform(0.2, 0.8, 3), 1
+
+    def loss(first: np.ndarray, second: np.ndarray) -> float:
+        def rest(x: np.ndarray) -> np.ndarray:
+            low = np.clip(inputs @ first[:-1] + first[-1] + second[:-1] @ x[3:], 0, 1)
+            return np.concatenate([low, np.clip(x[:3] @ second[:-1] + second[-1], 0, 1)]) - x
+
+        high = fsolve(rest, np.full(5, 0.4), xtol=1e-13)[3:]
+        return 0.5 * float(((high - 0.8 * np.eye(2)[label]) ** 2).sum())
+
+    rule = EqSpike([torch.from_numpy(UNIT * w) for w in weights], UNIT)
+    found = of_eqspike(rule, torch.from_numpy(inputs)[None], torch.tensor([label]))
+    for k in range(2):
+        for i in range(4):
+            for j in range(weights[k].shape[1]):
+                moved = [[w.copy() for w in weights] for _ in range(2)]
+                moved[0][k][i, j] += 1e-5
+                moved[1][k][i, j] -= 1e-5
+                slope = (loss(*moved[0]) - loss(*moved[1])) / 2e-5
+                assert float(found[k][i, j]) == pytest.approx(slope, abs=1e-6)
+    assert float(found[0].abs().max()) > 1e-3
 
 
 def test_braces_in_expressions_stand_in_parentheses() -> None:
@@ -265,7 +351,7 @@ def test_wrong_networks_are_named() -> None:
         EqSpikeNetwork("n", (first + 1.0, second), UNIT)
     with pytest.raises(InputError, match=r"membranes of shape \(3,\); give 4 finite values in V"):
         eqspike_sections(good, np.zeros(3))
-    with pytest.raises(InputError, match=r"inputs \(2,\), targets \(2,\); give 3 and 2 finite numbers"):
+    with pytest.raises(InputError, match=r"targets \(2,\), nudges \[0.0\]; give 3 and 2 numbers, all finite"):
         presentation_section(good, np.zeros(2), np.zeros(2), (0.0,), (1e-5,))
     with pytest.raises(InputError, match=r"until \[2e-05, 1e-05\] s; each phase needs its end, in order"):
         presentation_section(good, np.zeros(3), np.zeros(2), (0.5, -0.5), (2e-5, 1e-5))
@@ -307,12 +393,20 @@ def test_checks_print_and_draw(tmp_path: Path) -> None:
     for name in ("check_eqspike", "check_biograd"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert "neuron 'magic' is unknown. Known: packet, switch" in run("check-eqspike", "--neuron", "magic")[1]
-    assert "lengths 0 and 5 us: give 1 us or more" in run("check-eqspike", "--lengths", "0", "5")[1]
+    assert "lengths 0 and 5 us: give 1 us to 10000 us" in run("check-eqspike", "--lengths", "0", "5")[1]
+    assert "lengths nan and 5 us" in run("check-eqspike", "--lengths", "nan", "5")[1]
+    assert "a check simulates 20000 at most" in run("check-biograd", "--sizes", "9999-9999-3")[1]
+    assert "least = nan is no cosine" in run("check-online", "--least", "nan")[1]
+    assert "19 samples; their mean needs 20" in run("check-online", "--samples", "19")[1]
+    nothing = CliRunner().invoke(
+        cli.app, ["check-biograd", "--sizes", "1-1-2", "--seed", "21", "--samples", "1", "--out", str(tmp_path)]
+    )
+    assert "crossbar 0 has no update in 1 samples. Raise --samples or change --seed" in str(nothing.exception)
     assert "sizes '4-4': give 3 numbers with dashes" in run("check-biograd", "--sizes", "4-4")[1]
 
 
 def test_comparison_prints_each_rule_and_keeps_trainings(tmp_path: Path) -> None:
-    words = ["compare-rules", "eqspike", "biograd", "ottt", "--hidden", "8", "--seeds", "1", "--epochs", "1", "--images", "1",
+    words = ["compare-rules", "ep", "eqspike", "biograd", "ottt", "--hidden", "8", "--seeds", "1", "--epochs", "1", "--images", "1",
              "--out", str(tmp_path)]  # fmt: skip
     code, text = run(*words)
     assert code == 0, text
@@ -320,6 +414,10 @@ def test_comparison_prints_each_rule_and_keeps_trainings(tmp_path: Path) -> None
     record = json.loads((tmp_path / "compare_rules.json").read_text())
     assert record["rows"]["ottt"]["spice"]["same_class"] == 1.0
     assert record["rows"]["ottt"]["seeds"][0]["cosines"][1] == pytest.approx(1.0, abs=1e-3)
+    assert record["rows"]["ep"]["seeds"][0]["cosines"] == pytest.approx([1.0, 1.0], abs=1e-4)
+    assert min(record["rows"]["ep"]["seeds"][0]["cosines_written"]) > 0.7
+    assert record["rows"]["biograd"]["seeds"][0]["cosines"][1] > 0.9
+    assert min(record["rows"]["eqspike"]["seeds"][0]["cosines"]) > 0.5
     assert (tmp_path / "compare_rules.png").stat().st_size > 10_000
     assert run(*words)[0] == 0
     again = json.loads((tmp_path / "compare_rules.json").read_text())
@@ -328,6 +426,6 @@ def test_comparison_prints_each_rule_and_keeps_trainings(tmp_path: Path) -> None
     assert "9999 test samples asked, digits has 359" in str(
         CliRunner().invoke(cli.app, [*words, "--images", "9999"]).exception
     )
-    assert "no preset for the data set 'iris'" in str(
+    assert "rule eqspike has no preset for the data set 'iris'. Those of all rules: digits, fashion, mnist" in str(
         CliRunner().invoke(cli.app, [*words, "--dataset", "iris"]).exception
     )

@@ -1,8 +1,9 @@
 """Clocked spiking networks as netlists: one hidden layer, in slots of each time step. Rules of discrete steps run on them.
 
-A step has the slots ``pulse1`` (rows of the first crossbar), ``sample1`` (hidden somata), the same of the second crossbar and the outputs,
-then those of what learns, and ``reset``. Currents of columns, which are virtual grounds, are mirrored into somata. Capacitors are such
-that a pulse through a weight of 1 is 1 V at a soma when its sampling ends. Nodes: ``x<l>_soma<j>``, ``x<l>_spk<j>``, ``x<l>_near<j>``.
+A step has the slots ``pulse1`` (what the first crossbar gives), ``sample1`` (hidden somata), the same of the second crossbar and the
+outputs, then those of what learns, and ``reset``. Currents of columns, which are virtual grounds, are mirrored into somata. Capacitors
+are such that a pulse through a weight of 1 is 1 V at a soma when its sampling ends. Nodes: ``x<l>_soma<j>``, ``x<l>_spk<j>``,
+``x<l>_near<j>``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ SLOT, EDGE = 2e-7, 5e-9
 """Length of a slot and of an edge, in s."""
 WIDTH = SLOT - 3 * EDGE
 """Effective length of a pulse in a slot, in s: edges count half."""
-STEP = 12 * SLOT
+SLOTS = 12
+"""Of a step."""
+STEP = SLOTS * SLOT
 SAMPLED = 1.0 - 1.5 * EDGE / SLOT
 """Slots from the end of a pulse to the end of sampling."""
 NEVER = 1e3
@@ -106,11 +109,11 @@ class Somata:
         """Return the capacitance in F at which a pulse of ``current`` in A is 1 V when it is sampled."""
         return current * WIDTH * left(time_constant(self.decay), SAMPLED)
 
-    def parameters(self, current: float) -> dict[str, str]:
-        """Return the parameters of the cell where a weight of 1 gives ``current`` in A."""
+    def parameters(self, layer: int, current: float) -> dict[str, str]:
+        """Return the parameters of the cell in layer 1 or 2, where a weight of 1 gives ``current`` in A."""
         tau, c = time_constant(self.decay), self.capacitance(current)
         # Taken away in the slot of reset, it is missing, decayed, when the next step is sampled: there the rule wants decay x threshold.
-        slots = len(CLOCKS) + 1 - CLOCKS["reset"] - 1 + CLOCKS["sample1"] + SAMPLED
+        slots = SLOTS - (CLOCKS["reset"] + 1) + CLOCKS[f"sample{layer}"] + SAMPLED
         packet = self.threshold * self.decay / left(tau, slots)
         return {"c": repr(c), "rleak": repr(tau / c), "th": repr(self.threshold), "window": repr(self.near),
                 "hard": repr(float(self.hard)), "packet": repr(packet), "slot": repr(WIDTH)}  # fmt: skip
@@ -120,7 +123,7 @@ def neurons(top: Circuit, layer: int, count: int, somata: Somata, current: float
     """Add the neurons of a layer."""
     for j in range(count):
         ports = (f"x{layer}_soma{j}", f"x{layer}_spk{j}", f"x{layer}_near{j}", f"sample{layer}", "reset", top.gnd)
-        top.X(f"_x{layer}_{j}", "clocked_neuron", *ports, **somata.parameters(current))
+        top.X(f"_x{layer}_{j}", "clocked_neuron", *ports, **somata.parameters(layer, current))
 
 
 @dataclass(frozen=True, slots=True)

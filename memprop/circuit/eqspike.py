@@ -57,7 +57,7 @@ class EqSpikeNetwork:
             raise InputError(
                 f"network {self.name}: crossbars {first.shape} and {second.shape}; the second needs one more row than the first columns."
             )
-        if not positive(self.unit, self.read, self.fast) or not self.fast < self.slow:
+        if not positive(self.unit, self.read, self.fast, self.slow) or not self.fast < self.slow:
             raise InputError(
                 f"network {self.name}: unit = {self.unit!r} S, read = {self.read!r} V, fast = {self.fast!r} s, slow = {self.slow!r} s; "
                 "need positive numbers, and fast below slow."
@@ -215,7 +215,8 @@ def presentation_section(
     sizes = network.sizes
     if inputs.shape != sizes[:1] or target.shape != sizes[2:] or not np.isfinite([*inputs, *target, *nudges]).all():
         raise InputError(
-            f"network {network.name}: inputs {inputs.shape}, targets {target.shape}; give {sizes[0]} and {sizes[2]} finite numbers."
+            f"network {network.name}: inputs {inputs.shape}, targets {target.shape}, nudges {list(nudges)!r}; give {sizes[0]} and "
+            f"{sizes[2]} numbers, all finite."
         )
     if len(nudges) != len(ends) or not ends or any(b - a <= 2 * RAMP for a, b in zip([0.0, *ends], ends, strict=False)):
         raise InputError(

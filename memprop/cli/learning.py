@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from memprop.cli.app import EngineName, app, console
+
+MOST_CELLS = 20_000
+"""Synapses of a network whose updates are checked."""
 
 
 @app.command(rich_help_panel="Local learning")
@@ -28,7 +32,7 @@ def learn(
         typer.Option("--in-circuit/--on-twin", help="Whether every update comes from simulations, or from the twin."),
     ] = False,
     hidden: Annotated[
-        list[int] | None, typer.Option(help="Nodes of a hidden layer; repeat for more, with ep.", min=1)
+        list[int] | None, typer.Option(help="Nodes of a hidden layer; repeat for more, but with eqspike.", min=1)
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training samples.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of conductances and order.", min=0)] = 0,
@@ -121,8 +125,8 @@ def check_eqspike(
 
     if neuron not in check.NEURONS:
         raise typer.BadParameter(f"neuron '{neuron}' is unknown. Known: {', '.join(check.NEURONS)}.")
-    if min(lengths) < 1.0:
-        raise typer.BadParameter(f"lengths {lengths[0]:g} and {lengths[1]:g} us: give 1 us or more.")
+    if not all(1.0 <= length <= 1e4 for length in lengths):
+        raise typer.BadParameter(f"lengths {lengths[0]:g} and {lengths[1]:g} us: give 1 us to 10000 us.")
     times = (1e-6 * lengths[0], 1e-6 * lengths[1])
     if not check.check_eqspike(
         _sizes(sizes, 3), out, console, neuron=neuron, samples=samples, lengths=times, seed=seed, engine_name=engine
@@ -160,6 +164,10 @@ def check_online(
     """Compare gradients of e-prop and OTTT with backpropagation through time on a random network; exit status 1 below --least."""
     from memprop.flow import check_online, online  # noqa: PLC0415 - --help must be quick
 
+    if not -1.0 <= least <= 1.0:
+        raise typer.BadParameter(f"least = {least:g} is no cosine. Give -1 to 1.")
+    if samples < check_online.LEAST_SAMPLES:
+        raise typer.BadParameter(f"{samples} samples; their mean needs {check_online.LEAST_SAMPLES} or more.")
     if dataset not in online.PRESETS:
         raise typer.BadParameter(f"no data set '{dataset}'. Known: {', '.join(online.PRESETS)}.")
     settings = replace(online.PRESETS[dataset], hidden=tuple(hidden or [32]), steps=steps, seed=seed)
@@ -182,7 +190,7 @@ def compare_rules(
         int, typer.Option(help="Test samples that the first seed's networks answer in SPICE.", min=0)
     ] = 20,
     levels: Annotated[
-        int, typer.Option(help="Conductances of a cell, where written updates are compared.", min=2)
+        int, typer.Option(help="Conductances of a cell, where written updates are compared.", min=8)
     ] = 64,
     engine: EngineName = "ngspice",
     out: Annotated[Path, typer.Option(help="Folder of table, figure and checkpoints.")] = Path("runs/compare_rules"),
@@ -216,4 +224,9 @@ def _sizes(text: str, count: int | None = None) -> list[int]:
     if len(numbers) < 2 or min(numbers) < 1 or numbers[-1] < 2 or len(numbers) != (count or len(numbers)):
         what = f"{count} numbers" if count else "numbers"
         raise typer.BadParameter(f"sizes '{text}': give {what} with dashes, 2 outputs or more, e.g. 16-6-4.")
+    cells = sum(a * b for a, b in pairwise(numbers))
+    if cells > MOST_CELLS:
+        raise typer.BadParameter(
+            f"sizes '{text}': {cells} synapses; a check simulates {MOST_CELLS} at most. Give a smaller network."
+        )
     return numbers

@@ -20,9 +20,11 @@ from memprop.data.sets import Images, load
 from memprop.errors import InputError
 from memprop.files import ensure_folder, write_json
 from memprop.flow import biograd, eqspike, equilibrium, online, rule_references
+from memprop.flow.check_equilibrium import by_small_signals
 from memprop.flow.resistive import SpiceResistive
 from memprop.flow.rule_learning import PairSettings, trained
 from memprop.flow.spice_rules import Answers, answer_clocked, answer_eqspike, answer_resistive
+from memprop.learn.agreement import cosine, mean_of
 from memprop.learn.rule import Rule
 from memprop.learn.rule_training import RuleConfig, rule_accuracy
 from memprop.learn.training import accuracy
@@ -31,17 +33,22 @@ from memprop.report.rule_figures import learning_curves
 from memprop.spice.engine import Engine, make_engine
 from memprop.twin.resistive import resistive_twin
 
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "ep": equilibrium.PRESETS, "eqspike": eqspike.PRESETS, "biograd": biograd.PRESETS, **dict.fromkeys(online.RULES, online.PRESETS)
+}  # fmt: skip
 RULES = ("ep", "eqspike", "biograd", "eprop", "eprop-random", "ottt", "bptt")
 Settings = TypeVar("Settings", bound=PairSettings)
-BATCH = 50
-"""Training samples whose gradient is compared."""
+BATCH = 20
+"""Training samples whose gradients are compared, each alone: a mean over many is that of the few with the largest."""
 NOTE = (
-    "Energy: of crossbars alone; resistive networks are said to be powered for 1 us, which is not measured. Written: one update whose "
-    "largest change is four levels, after rounding. References differ: only small signals are a gradient that SPICE itself shows."
+    "Cosines: means over 20 samples, each alone. Written: one update whose largest change is four levels, after rounding. Energy: of "
+    "crossbars and EqSpike's replicas alone, that of the first crossbar and of clocked ones computed from the spikes, as columns are "
+    "virtual grounds; resistive networks are said to be powered for 1 us, which is not measured. In the decks of EqSpike and the clocked "
+    "networks, sources stand for the first crossbar. Of the references, only small signals are a gradient that SPICE itself shows."
 )
 COSINES = ("cosines", "cosines_written", "cosines_trained")
 LARGEST_STEP = 4
-"""Levels by which the cell moves most that moves most, where the written update is compared."""
+"""Levels by which the pair moves that moves most, where the written update is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +81,12 @@ def contender(name: str, task: Task, data: Images, engine: Engine) -> Contender:
 
     Raises
     ------
-    InputError: there is no such rule, or it has no preset for the data set.
+    InputError: there is no such rule.
     """
     makers = {"ep": _equilibrium, "eqspike": _eqspike, "biograd": _biograd}
     if name not in RULES:
         raise InputError(f"unknown rule '{name}'. Known: {', '.join(RULES)}.")
     return makers.get(name, lambda *given: _online(name, *given))(task, data, engine)
-
-
-def _preset(presets: Mapping[str, Any], task: Task) -> Any:
-    if task.dataset not in presets:
-        raise InputError(f"no preset for the data set '{task.dataset}'. Known: {', '.join(presets)}.")
-    return presets[task.dataset]
 
 
 def _changed(settings: Settings, task: Task, hidden: int | tuple[int, ...]) -> Settings:
@@ -94,7 +95,7 @@ def _changed(settings: Settings, task: Task, hidden: int | tuple[int, ...]) -> S
 
 
 def _equilibrium(task: Task, data: Images, engine: Engine) -> Contender:
-    settings = _preset(equilibrium.PRESETS, task).on((task.hidden,), task.seed, task.epochs)
+    settings = equilibrium.PRESETS[task.dataset].on((task.hidden,), task.seed, task.epochs)
     network = equilibrium.fresh_network(settings, data)
     rule = equilibrium.rule_on(settings, resistive_twin(network))
 
@@ -103,7 +104,7 @@ def _equilibrium(task: Task, data: Images, engine: Engine) -> Contender:
 
     def true(inputs: Tensor, labels: Tensor) -> list[Tensor]:
         there = circuit()
-        return rule_references.of_equilibrium(there, equilibrium.rule_on(settings, there), inputs, labels)
+        return by_small_signals(there, equilibrium.rule_on(settings, there), inputs, labels)
 
     write = WriteBack(settings.window)
     return Contender(
@@ -112,7 +113,7 @@ def _equilibrium(task: Task, data: Images, engine: Engine) -> Contender:
 
 
 def _eqspike(task: Task, data: Images, engine: Engine) -> Contender:
-    settings = _changed(_preset(eqspike.PRESETS, task), task, task.hidden)
+    settings = _changed(eqspike.PRESETS[task.dataset], task, task.hidden)
     rule = eqspike.rule_on(settings, data)
     return Contender(
         rule, settings.config(settings.rates), settings.write(), lambda x, y: rule_references.of_eqspike(rule, x, y),
@@ -121,7 +122,7 @@ def _eqspike(task: Task, data: Images, engine: Engine) -> Contender:
 
 
 def _biograd(task: Task, data: Images, engine: Engine) -> Contender:
-    settings = replace(_changed(_preset(biograd.PRESETS, task), task, (task.hidden,)), shown=20)
+    settings = replace(_changed(biograd.PRESETS[task.dataset], task, (task.hidden,)), shown=20)
     rule = biograd.rule_on(settings, data)
     return Contender(
         rule, biograd.config_of(settings), settings.write(), lambda x, y: rule_references.of_biograd(rule, x, y, task.seed),
@@ -130,7 +131,7 @@ def _biograd(task: Task, data: Images, engine: Engine) -> Contender:
 
 
 def _online(name: str, task: Task, data: Images, engine: Engine) -> Contender:
-    settings = _changed(_preset(online.PRESETS, task), task, (task.hidden,))
+    settings = _changed(online.PRESETS[task.dataset], task, (task.hidden,))
     rule = online.online_rule(name, settings, data)
     return Contender(
         rule, online.config_of(settings, rule), settings.write(), lambda x, y: rule_references.of_online(rule, x, y, task.seed),
@@ -151,6 +152,11 @@ def compare_rules(
     InputError: a rule or its preset is unknown, or there are fewer test samples than ``images``.
     SimulationError: a simulation failed.
     """
+    if missing := [name for name in names if dataset not in PRESETS[name]]:
+        common = set.intersection(*(set(PRESETS[name]) for name in names)) - {biograd.EVENTS}
+        raise InputError(
+            f"rule {missing[0]} has no preset for the data set '{dataset}'. Those of all rules: {', '.join(sorted(common))}."
+        )
     data, rows = load(dataset), {}
     if images > len(data.test.labels):
         raise InputError(f"{images} test samples asked, {data.name} has {len(data.test.labels)}. Ask for fewer.")
@@ -175,6 +181,8 @@ def _row(
     name: str, tasks: Sequence[Task], data: Images, folder: Path, console: Console, images: int, levels: int, engine: Engine
 ) -> dict[str, Any]:  # fmt: skip
     contenders = [contender(name, task, data, engine) for task in tasks]
+    if images:  # an engine that cannot do it says so before the long work
+        contenders[0].answer(torch.from_numpy(data.pixels("test")[:1]).flatten(1))
     seeds: list[dict[str, Any]] = []
     spice: dict[str, Any] = {}
     for this, task in zip(contenders, tasks, strict=True):
@@ -199,19 +207,30 @@ def _row(
 
 
 def _gradients(this: Contender, data: Images, levels: int, seed: int) -> tuple[list[float | None], list[float | None]]:
-    """Return the cosines of the update as it is wanted, and as it is written into cells of ``levels`` conductances."""
-    inputs = torch.from_numpy(data.pixels("train")[:BATCH]).flatten(1)
-    labels = torch.from_numpy(data.train.labels[:BATCH]).long()
-    true = this.true(inputs, labels)
-    found = this.rule.learn(inputs, labels, torch.Generator().manual_seed(seed)).gradients[: len(true)]
-    coarse, generator = replace(this.write, levels=levels), torch.Generator().manual_seed(seed)
-    moved = []
-    for g, gradient in zip(this.rule.conductances, found, strict=False):
-        largest = float(gradient.abs().max()) or 1.0
-        step = LARGEST_STEP * this.write.window.span / (levels - 1) / largest
-        start = coarse(g, generator)
-        moved.append(start - coarse(start - step * gradient.to(g), generator))
-    return rule_references.cosines(found, true), rule_references.cosines(moved, true)
+    """Return mean cosines over samples: of the update as it is wanted, and as it is written into cells of ``levels`` conductances."""
+    wanted, written = [], []
+    for k in range(BATCH):
+        inputs = torch.from_numpy(data.pixels("train")[k : k + 1]).flatten(1)
+        labels = torch.from_numpy(data.train.labels[k : k + 1]).long()
+        true = this.true(inputs, labels)
+        found = this.rule.learn(inputs, labels, torch.Generator().manual_seed(seed)).gradients[: len(true)]
+        moved = [
+            _written(g, gradient, replace(this.write, levels=levels))
+            for g, gradient in zip(this.rule.conductances, found, strict=False)
+        ]
+        wanted.append([cosine(a, b) for a, b in zip(found, true, strict=True)])
+        written.append([cosine(a, b) for a, b in zip(moved, true, strict=True)])
+    return [mean_of(column) for column in zip(*wanted, strict=True)], [
+        mean_of(column) for column in zip(*written, strict=True)
+    ]
+
+
+def _written(g: Tensor, gradient: Tensor, write: WriteBack) -> Tensor:
+    """Return how written conductances move, with the sign of a gradient, under a step whose largest change is `LARGEST_STEP` levels."""
+    step = LARGEST_STEP * write.window.span / ((write.levels or 2) - 1) / (float(gradient.abs().max()) or 1.0)
+    generator = torch.Generator()
+    start = write(g, generator)
+    return start - write(start - step * gradient.to(g), generator)
 
 
 def _in_spice(this: Contender, data: Images, images: int, name: str, console: Console) -> dict[str, Any]:
@@ -253,8 +272,5 @@ def _say(record: Mapping[str, Any], images: int, console: Console) -> None:
 
 def _means(seeds: Sequence[Mapping[str, Any]], key: str) -> str:
     """Return the mean over seeds of each crossbar's cosine, where it has one."""
-    found = []
-    for values in zip(*(seed[key] for seed in seeds), strict=True):
-        kept = [value for value in values if value is not None]
-        found.append(f"{np.mean(kept):.2f}" if kept else "-")
-    return " ".join(found)
+    means = [mean_of(values) for values in zip(*(seed[key] for seed in seeds), strict=True)]
+    return " ".join("-" if mean is None else f"{mean:.2f}" for mean in means)

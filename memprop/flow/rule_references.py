@@ -1,29 +1,17 @@
-"""True gradients of the networks of learning rules, each by a route of its own, for comparison with what a rule tells."""
+"""What the updates of rules are compared with: gradients of rates, and surrogate gradients, by backpropagation."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memprop.flow.check_equilibrium import by_small_signals
-from memprop.flow.resistive import SpiceResistive
 from memprop.learn.biograd import BioGrad, surrogate_gradient
 from memprop.learn.eqspike import EqSpike
-from memprop.learn.equilibrium import EquilibriumPropagation
 from memprop.learn.online import OnlineRule, SurrogateBPTT
 
 SETTLING, DAMPING = 300, 0.1
 """Steps in which rates settle, and by which share of the way they move in each."""
-
-
-def of_equilibrium(
-    circuit: SpiceResistive, rule: EquilibriumPropagation, inputs: Tensor, labels: Tensor
-) -> list[Tensor]:
-    """Return the gradient from small signals in SPICE."""
-    return by_small_signals(circuit, rule, inputs, labels)
 
 
 def of_eqspike(rule: EqSpike, inputs: Tensor, labels: Tensor) -> list[Tensor]:
@@ -53,12 +41,3 @@ def of_online(rule: OnlineRule, inputs: Tensor, labels: Tensor, seed: int) -> li
         rule.conductances[: rule.depth], rule.unit, detached=False, steps=rule.steps, neuron=rule.neuron, dtype=rule.dtype
     )  # fmt: skip
     return list(full.learn(inputs, labels, torch.Generator().manual_seed(seed)).gradients)
-
-
-def cosines(found: Sequence[Tensor], true: Sequence[Tensor]) -> list[float | None]:
-    """Return the cosine of each crossbar's update to the true gradient; None where one of them is zero."""
-    result: list[float | None] = []
-    for a, b in zip(found, true, strict=False):
-        length = float(a.double().norm() * b.double().norm())
-        result.append(float((a.double() * b.double()).sum()) / length if length else None)
-    return result

@@ -19,8 +19,8 @@ from memprop.deck.ngspice import DEFAULT_OPTIONS, section_text
 from memprop.spice.engine import Engine
 
 Floats = NDArray[np.float64]
-SUPPLY, TRACE, ACCUMULATOR = 1.0, 1e-13, 1e-12
-"""Supply in V behind neurons and accumulators, and capacitances of traces and accumulators in F, as in the cells' cards."""
+SUPPLY = 1.0
+"""Supply in V behind neurons, traces and accumulators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ def formula(measured: Measured, network: EqSpikeNetwork) -> tuple[Floats, Floats
     return np.asarray(np.trapezoid(both, measured.time)), np.asarray(np.trapezoid(moving, measured.time))
 
 
-def energies(measured: Measured, network: EqSpikeNetwork) -> dict[str, float]:
-    """Return the energy of one presentation in J by part.
+def energies(measured: Measured, network: EqSpikeNetwork, *, learning: bool = True) -> dict[str, float]:
+    """Return the energy of one presentation in J by part; without ``learning`` traces and accumulators are off.
 
     Counted: what drivers of lines put into crossbars, replicas and each other; a supply of 1 V behind the current that neurons spend at
     their rates, behind the accumulators and the charge of the traces. Not counted: comparators, buffers and mirrors themselves, the
@@ -118,21 +118,30 @@ def energies(measured: Measured, network: EqSpikeNetwork) -> dict[str, float]:
     """
     time, spikes = measured.time, measured.spikes
     current = network.unit * network.read
+    found = {
+        "crossbars": float(np.trapezoid(measured.delivered, time)),
+        "neurons": float(np.trapezoid(SUPPLY * current * spikes.sum(0), time)),
+    }
+    return found | (_learning_energies(measured, network) if learning else {})
+
+
+def _learning_energies(measured: Measured, network: EqSpikeNetwork) -> dict[str, float]:
+    time, spikes, hidden = measured.time, measured.spikes, network.sizes[1]
+    trace, accumulator = (
+        cell.card.parameters[name].default for cell, name in zip(network.cells[1:], ("ctrace", "csum"), strict=True)
+    )
     fast, slow = (traces(time, spikes, tau) for tau in (network.fast, network.slow))
     charging = sum(
-        spikes * np.maximum(spikes - wave, 0.0) * TRACE / tau
+        spikes * np.maximum(spikes - wave, 0.0) * trace / tau
         for wave, tau in ((fast, network.fast), (slow, network.slow))
     )
-    span, hidden = network.slow - network.fast, network.sizes[1]
-    moving = np.abs(fast - slow) / span * measured.learn
+    moving = np.abs(fast - slow) / (network.slow - network.fast) * measured.learn
     pairs = np.einsum("hp,op->p", spikes[:hidden], moving[hidden:]) + np.einsum(
         "op,hp->p", spikes[hidden:], moving[:hidden]
     )
     return {
-        "crossbars": float(np.trapezoid(measured.delivered, time)),
-        "neurons": float(np.trapezoid(SUPPLY * current * spikes.sum(0), time)),
         "traces": float(np.trapezoid(np.sum(charging, axis=0) * SUPPLY, time)),
-        "accumulators": float(np.trapezoid(SUPPLY * ACCUMULATOR * (pairs + moving.sum(0)), time)),
+        "accumulators": float(np.trapezoid(SUPPLY * accumulator * (pairs + moving.sum(0)), time)),
     }
 
 

@@ -88,10 +88,10 @@ def _read_clocked(network: ClockedNetwork, found: Recording, steps: int) -> tupl
     def at(node: str, slot: float) -> Floats:
         return np.interp(np.arange(steps) * STEP + slot * SLOT, time, found[node].values)
 
-    hidden = np.array([at(f"x1_spk{j}", 2.5).sum() for j in range(network.sizes[1])])
+    hidden = np.array([np.rint(at(f"x1_spk{j}", 2.5)).sum() for j in range(network.sizes[1])])
     silent = network.outputs.threshold >= NEVER
     outputs = [
-        at(f"x2_soma{k}", 3.0 + SAMPLED).mean() if silent else at(f"x2_spk{k}", 4.5).sum()
+        at(f"x2_soma{k}", 3.0 + SAMPLED).mean() if silent else np.rint(at(f"x2_spk{k}", 4.5)).sum()
         for k in range(network.sizes[2])
     ]
     return np.array(outputs), hidden
@@ -101,6 +101,8 @@ def answer_eqspike(rule: EqSpike, window: ConductanceRange, inputs: Tensor, engi
     """Return the output rates of a free phase as long as the twin's; the energy is what drivers deliver to crossbars and replicas."""
     first, second = (g.double().numpy() for g in rule.conductances)
     k = rule.dynamics
+    if k.keep != 1.0:
+        raise InputError(f"EqSpike: keep = {k.keep!r}; the circuit's membranes have no leak. Use 1.")
     neuron = load_cell("packet_neuron")
     given = {"reset": rule.unit * READ, "csyn": k.synapse * STEP_S / neuron.card.parameters["rsyn"].default}
     network = EqSpikeNetwork(
