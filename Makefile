@@ -64,6 +64,10 @@ digits: setup ## 8x8 digits, the whole loop in two minutes, export netlists/digi
 fashion: setup ## Fashion-MNIST, the whole loop, export netlists/fashion_mif
 	$(BIN)/memprop train fashion $(ARGS)
 
+.PHONY: rules
+rules: setup ## all learning rules on 8x8 digits, three seeds: table and learning curves in runs/compare_rules
+	$(BIN)/memprop compare-rules $(ARGS)
+
 .PHONY: replay
 replay: setup ## replay the committed bundle netlists/digits_mif in ngspice, pass or fail per check
 	$(BIN)/memprop replay netlists/digits_mif

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from memprop.learn.eqspike import EqSpike
     from memprop.learn.equilibrium import EquilibriumPropagation
     from memprop.learn.online import OTTT, EProp, SurrogateBPTT
-    from memprop.learn.rule import Rule
-    from memprop.learn.rule_training import RuleConfig, train_rule
+    from memprop.learn.rule import Learned, Needs, Rule
+    from memprop.learn.rule_training import RuleConfig, rule_accuracy, train_rule
     from memprop.learn.training import accuracy, evaluate
     from memprop.spice.engine import make_engine
     from memprop.spice.farm import Farm, Job, Outcome
@@ -65,8 +65,8 @@ _PUBLIC = {
     "learn.eqspike": ("EqSpike",),
     "learn.equilibrium": ("EquilibriumPropagation",),
     "learn.online": ("OTTT", "EProp", "SurrogateBPTT"),
-    "learn.rule": ("Rule",),
-    "learn.rule_training": ("RuleConfig", "train_rule"),
+    "learn.rule": ("Learned", "Needs", "Rule"),
+    "learn.rule_training": ("RuleConfig", "rule_accuracy", "train_rule"),
     "learn.training": ("accuracy", "evaluate"),
     "spice.engine": ("make_engine",),
     "spice.farm": ("Farm", "Job", "Outcome"),
@@ -100,6 +100,8 @@ __all__ = [
     "Farm",
     "Images",
     "Job",
+    "Learned",
+    "Needs",
     "Network",
     "Noise",
     "Outcome",
@@ -135,6 +137,7 @@ __all__ = [
     "population_of",
     "provenance",
     "resistive_twin",
+    "rule_accuracy",
     "run_many",
     "simulate_images",
     "spread_network",

@@ -188,7 +188,7 @@ def compare_rules(
     ] = None,
     images: Annotated[
         int, typer.Option(help="Test samples that the first seed's networks answer in SPICE.", min=0)
-    ] = 20,
+    ] = 10,
     levels: Annotated[
         int, typer.Option(help="Conductances of a cell, where written updates are compared.", min=8)
     ] = 64,
