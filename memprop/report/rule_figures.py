@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import xarray as xr
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
 
 from memprop.circuit.biograd import BioGradNetwork
@@ -98,6 +98,8 @@ def learning_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]])
     axis.set(xlabel="epoch", ylabel="error on samples held out (%)", title="Learning curves", yscale="log")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(visible=True, which="both", alpha=0.25)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.legend(frameon=False)
     return _save(figure, path)
