@@ -42,9 +42,14 @@ class Measured:
 
     def rates(self, start: float, stop: float) -> Floats:
         """Return the mean of each neuron's spikes between two times in s."""
-        inside = np.union1d(self.time[(self.time > start) & (self.time < stop)], (start, stop))
-        waves = np.stack([np.interp(inside, self.time, wave) for wave in self.spikes])
-        return np.asarray(np.trapezoid(waves, inside, axis=1)) / (stop - start)
+        return mean_between(self.time, self.spikes, start, stop)
+
+
+def mean_between(time: Floats, waves: Floats, start: float, stop: float) -> Floats:
+    """Return the means of waves ``[N, P]``, straight between the points of ``time``, from ``start`` to ``stop`` in s, ``[N]``."""
+    inside = np.union1d(time[(time > start) & (time < stop)], (start, stop))
+    found = np.stack([np.interp(inside, time, wave) for wave in waves])
+    return np.asarray(np.trapezoid(found, inside, axis=1)) / (stop - start)
 
 
 def present(
@@ -159,10 +164,8 @@ def rate_curve(
     nodes = tuple(f"spk{k}" for k in range(len(currents)))
     deck = Deck(f"rates of {cell.name}", files, Transient(duration, MAX_STEP), nodes, options=DEFAULT_OPTIONS)
     found = engine.run(deck)
-    time = found["time"].values
-    late = time >= duration / 2
-    waves = np.stack([found[node].values[late] for node in nodes])
-    return np.asarray(np.trapezoid(waves, time[late], axis=1)) / (time[late][-1] - time[late][0])
+    waves = np.stack([found[node].values for node in nodes])
+    return mean_between(found["time"].values, waves, duration / 2, duration)
 
 
 def pair_updates(delays: Floats, fast: float, slow: float, width: float, engine: Engine) -> Floats:

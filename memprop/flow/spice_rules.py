@@ -19,7 +19,7 @@ from memprop.deck.deck import Deck
 from memprop.deck.eqspike import eqspike_deck
 from memprop.errors import InputError, SimulationError
 from memprop.flow.resistive import SpiceResistive
-from memprop.flow.spice_eqspike import line_voltages
+from memprop.flow.spice_eqspike import line_voltages, mean_between
 from memprop.learn.biograd import BioGrad
 from memprop.learn.eqspike import SHOWN, EqSpike
 from memprop.learn.online import OnlineRule
@@ -119,8 +119,7 @@ def answer_eqspike(rule: EqSpike, window: ConductanceRange, inputs: Tensor, engi
     outputs, energy = [], 0.0
     for image, found in zip(images, _all(engine, decks), strict=True):
         time, spikes = found["time"].values, np.stack([found[node].values for node in network.nodes("spk")])
-        late = time >= end / 3
-        outputs.append(np.trapezoid(spikes[network.sizes[1] :, late], time[late]) / (time[late][-1] - time[late][0]))
+        outputs.append(mean_between(time, spikes[network.sizes[1] :], end / 3, end))
         currents = np.stack([found[f"i({name})"].values for name in network.drivers(reduced=True)])
         lines = line_voltages(network, image, spikes)[-len(currents) :]
         energy += float(np.trapezoid(-(lines * currents).sum(0), time))
